@@ -1,0 +1,199 @@
+package dfget
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+)
+
+// fetchOptions are the flags of `dfget WHAT -O OUT`.
+type fetchOptions struct {
+	out      string
+	digest   string
+	headers  []string
+	timeout  time.Duration
+	platform string
+}
+
+func (o *fetchOptions) flags(f *pflag.FlagSet) {
+	f.StringVarP(&o.out, "output", "O", "", "where to put it: a folder, or FILE.tar, for an image; a file for the rest")
+	f.StringVar(&o.digest, "digest", "", "refuse a file whose digest is another (sha256:… or sha512:…)")
+	f.StringArrayVarP(&o.headers, "header", "H", nil, "header 'Name: value' for a direct URL (repeatable)")
+	f.DurationVar(&o.timeout, "timeout", 2*time.Hour, "give up after this long")
+	f.StringVar(&o.platform, "platform", runtime.GOOS+"/"+runtime.GOARCH, "os/arch[/variant] of an image, or 'all'")
+}
+
+// result is what --json prints at the end.
+type result struct {
+	What    string  `json:"what"`
+	Out     string  `json:"out"`
+	Digest  string  `json:"digest"`
+	Bytes   int64   `json:"bytes"`
+	Seconds float64 `json:"seconds"`
+	Via     string  `json:"via"`
+}
+
+func (a *app) fetch(ctx context.Context, what string, o fetchOptions) error {
+	if o.out == "" {
+		return fmt.Errorf("%w: say where to put it with -O OUT", errUsage)
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	defer cancel()
+	start := time.Now()
+	var done result
+	var err error
+	if strings.Contains(what, "://") {
+		done, err = a.fetchURL(ctx, what, o)
+	} else {
+		done, err = a.fetchReference(ctx, what, o)
+	}
+	if err != nil {
+		return fmt.Errorf("fetch %s: %w", what, err)
+	}
+	done.What, done.Out, done.Seconds = what, o.out, time.Since(start).Seconds()
+	if a.json {
+		return json.NewEncoder(a.out).Encode(done)
+	}
+	a.say("%s: %s in %.1f s, %s (%s)", o.out, formatBytes(done.Bytes), done.Seconds, done.Digest, done.Via)
+	return nil
+}
+
+// reference is an image or blob name taken apart.
+type reference struct {
+	blob.Ref
+	tag    string
+	digest blob.Digest
+}
+
+// parseReference reads [REGISTRY/]REPOSITORY[:TAG][@DIGEST]. As in Docker, a
+// first element is a registry when it has a dot or a colon or is localhost;
+// without one the supernode's own registry is meant.
+func parseReference(s string) (reference, error) {
+	var r reference
+	name, digest, hasDigest := strings.Cut(s, "@")
+	if hasDigest {
+		d, err := blob.ParseDigest(digest)
+		if err != nil {
+			return r, fmt.Errorf("%w: %w", errUsage, err)
+		}
+		r.digest = d
+	}
+	if _, err := blob.ParseDigest(s); err == nil {
+		return r, fmt.Errorf("%w: a digest alone does not say whose it is; write REPOSITORY@%s", errUsage, s)
+	}
+	first, rest, found := strings.Cut(name, "/")
+	if found && (strings.ContainsAny(first, ".:") || first == "localhost") {
+		r.Registry, name = first, rest
+	}
+	if i := strings.LastIndexByte(name, ':'); i >= 0 {
+		name, r.tag = name[:i], name[i+1:]
+	}
+	if r.Registry == "docker.io" && !strings.Contains(name, "/") {
+		name = "library/" + name
+	}
+	r.Repository = name
+	if name == "" || strings.HasSuffix(name, "/") || strings.ContainsAny(s, " \t?#") {
+		return r, fmt.Errorf("%w: %q is not [REGISTRY/]REPOSITORY[:TAG][@DIGEST]", errUsage, s)
+	}
+	if r.tag == "" && r.digest == "" {
+		r.tag = "latest"
+	}
+	return r, nil
+}
+
+// name is what follows /manifests/ in the request.
+func (r reference) name() string {
+	if r.digest != "" {
+		return string(r.digest)
+	}
+	return r.tag
+}
+
+func (a *app) fetchReference(ctx context.Context, what string, o fetchOptions) (result, error) {
+	ref, err := parseReference(what)
+	if err != nil {
+		return result{}, err
+	}
+	status, err := a.agentStatus(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	registry, err := a.mirror(status.MirrorAddr, ref.Ref)
+	if err != nil {
+		return result{}, err
+	}
+	return a.fetchImage(ctx, registry, ref, o)
+}
+
+// fetchURL sends a registry's blob URL through the agent and fetches any
+// other one itself.
+func (a *app) fetchURL(ctx context.Context, raw string, o fetchOptions) (result, error) {
+	u, err := url.Parse(raw)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") {
+		return result{}, fmt.Errorf("%w: %q is not an http or https URL", errUsage, raw)
+	}
+	want := blob.Digest("")
+	if o.digest != "" {
+		if want, err = blob.ParseDigest(o.digest); err != nil {
+			return result{}, fmt.Errorf("%w: %w", errUsage, err)
+		}
+	}
+	if ref, ok := blobURL(u); ok {
+		if status, err := a.agentStatus(ctx); err == nil {
+			registry, err := a.mirror(status.MirrorAddr, ref.Ref)
+			if err != nil {
+				return result{}, err
+			}
+			known, err := registry.hasBlob(ctx, ref.digest)
+			if err != nil {
+				return result{}, err
+			}
+			if known {
+				return a.fetchBlob(ctx, registry, ref.digest, o.out)
+			}
+		}
+	}
+	a.say("%s is no upstream of the supernode: fetching it directly.", u.Host)
+	return a.fetchDirect(ctx, u, want, o)
+}
+
+// blobURL recognises https://REGISTRY/v2/REPOSITORY/blobs/DIGEST.
+func blobURL(u *url.URL) (reference, bool) {
+	path, ok := strings.CutPrefix(u.Path, "/v2/")
+	repository, digest, found := strings.Cut(path, "/blobs/")
+	d, err := blob.ParseDigest(digest)
+	if !ok || !found || err != nil {
+		return reference{}, false
+	}
+	return reference{Ref: blob.Ref{Registry: u.Host, Repository: repository}, digest: d}, true
+}
+
+// formatBytes writes a size as people read it (powers of 1000, as in 50GB).
+func formatBytes(n int64) string {
+	units := []string{"B", "kB", "MB", "GB", "TB"}
+	v := float64(n)
+	i := 0
+	for v >= 1000 && i < len(units)-1 {
+		v /= 1000
+		i++
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, units[i])
+}
+
+// exists reports whether a file is there already.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

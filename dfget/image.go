@@ -1,0 +1,199 @@
+package dfget
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/durable"
+)
+
+// parallelBlobs is how many blobs of an image are fetched at once, as
+// containerd does.
+const parallelBlobs = 3
+
+// fetchImage writes an image as an OCI layout (image-spec 1.1), or one blob
+// when the digest names no manifest.
+func (a *app) fetchImage(ctx context.Context, g *registry, ref reference, o fetchOptions) (result, error) {
+	root, body, err := g.manifest(ctx, ref.name())
+	if errors.Is(err, errNotFound) && ref.digest != "" {
+		return a.fetchBlob(ctx, g, ref.digest, o.out)
+	}
+	if err != nil {
+		return result{}, err
+	}
+	dir, isTar := o.out, strings.HasSuffix(o.out, ".tar")
+	if isTar {
+		dir = o.out + ".layout"
+	}
+	l := &layoutWriter{dir: dir, from: g, progress: a.newProgress()}
+	root, err = l.write(ctx, root, body, o.platform)
+	l.progress.wait()
+	if err != nil {
+		return result{}, err
+	}
+	if ref.tag != "" {
+		root.Annotations = map[string]string{ocispec.AnnotationRefName: ref.tag}
+	}
+	if err := l.finish(root); err != nil {
+		return result{}, err
+	}
+	if isTar {
+		if err := tarFolder(dir, o.out); err != nil {
+			return result{}, fmt.Errorf("write %s: %w", o.out, err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return result{}, err
+		}
+	}
+	return result{Digest: string(root.Digest), Bytes: l.bytes, Via: "agent"}, nil
+}
+
+// layoutWriter fills an OCI layout folder; blobs that are there already are
+// not fetched again.
+type layoutWriter struct {
+	dir      string
+	from     *registry
+	progress *progress
+	bytes    int64
+}
+
+// write fetches all that root names; of an index only the wanted platform's
+// manifest, whose descriptor is then the new root.
+func (l *layoutWriter) write(ctx context.Context, root blob.Descriptor, body []byte, platform string) (blob.Descriptor, error) {
+	var parsed struct {
+		Manifests []blob.Descriptor `json:"manifests"`
+		Config    *blob.Descriptor  `json:"config"`
+		Layers    []blob.Descriptor `json:"layers"`
+	}
+	if err := json.Unmarshal(body, &parsed); err != nil {
+		return root, fmt.Errorf("manifest %s is not JSON: %w", root.Digest, err)
+	}
+	if len(parsed.Manifests) > 0 {
+		if platform != "all" {
+			child, err := pickPlatform(parsed.Manifests, platform)
+			if err != nil {
+				return root, err
+			}
+			return l.child(ctx, child, platform)
+		}
+		for _, child := range parsed.Manifests {
+			if _, err := l.child(ctx, child, platform); err != nil {
+				return root, err
+			}
+		}
+	}
+	blobs := parsed.Layers
+	if parsed.Config != nil {
+		blobs = append(blobs, *parsed.Config)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallelBlobs)
+	for _, d := range blobs {
+		if _, err := blob.ParseDigest(string(d.Digest)); err != nil {
+			return root, err
+		}
+		l.bytes += d.Size
+		path := l.path(d.Digest)
+		if exists(path) {
+			continue
+		}
+		bar := l.progress.bar(short(d.Digest))
+		group.Go(func() error {
+			_, _, err := download(ctx, path, d.Digest, func(ctx context.Context, offset int64) (io.ReadCloser, int64, error) {
+				return l.from.blob(ctx, d.Digest, offset)
+			}, bar)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return root, err
+	}
+	l.bytes += int64(len(body))
+	if err := os.MkdirAll(filepath.Dir(l.path(root.Digest)), 0o755); err != nil {
+		return root, err
+	}
+	return root, durable.WriteFile(l.path(root.Digest), body, 0o644)
+}
+
+func (l *layoutWriter) child(ctx context.Context, child blob.Descriptor, platform string) (blob.Descriptor, error) {
+	if _, err := blob.ParseDigest(string(child.Digest)); err != nil {
+		return child, err
+	}
+	got, body, err := l.from.manifest(ctx, string(child.Digest))
+	if err != nil {
+		return child, err
+	}
+	got.Platform = child.Platform
+	return l.write(ctx, got, body, platform)
+}
+
+func (l *layoutWriter) path(d blob.Digest) string {
+	return filepath.Join(l.dir, "blobs", d.Algorithm().String(), d.Encoded())
+}
+
+// finish writes what makes a folder an OCI layout, the index last.
+func (l *layoutWriter) finish(root blob.Descriptor) error {
+	layout, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(filepath.Join(l.dir, ocispec.ImageLayoutFile), layout, 0o644); err != nil {
+		return err
+	}
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []blob.Descriptor{root}}
+	index.SchemaVersion = 2
+	raw, err := json.Marshal(index)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(l.dir, ocispec.ImageIndexFile), raw, 0o644)
+}
+
+// pickPlatform chooses the manifest for os/arch[/variant].
+func pickPlatform(manifests []blob.Descriptor, platform string) (blob.Descriptor, error) {
+	parts := strings.SplitN(platform, "/", 3)
+	if len(parts) < 2 {
+		return blob.Descriptor{}, fmt.Errorf("%w: platform %q is not os/arch[/variant]", errUsage, platform)
+	}
+	var have []string
+	for _, m := range manifests {
+		p := m.Platform
+		if p == nil {
+			continue
+		}
+		have = append(have, strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/"))
+		if p.OS == parts[0] && p.Architecture == parts[1] && (len(parts) < 3 || p.Variant == parts[2]) {
+			return m, nil
+		}
+	}
+	return blob.Descriptor{}, fmt.Errorf("%w: the image has no %s; it has %s", errNotFound, platform, strings.Join(have, ", "))
+}
+
+// tarFolder packs a folder into one file, written aside and renamed.
+func tarFolder(dir, out string) error {
+	f, err := os.Create(out + ".part")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w := tar.NewWriter(f)
+	if err := w.AddFS(os.DirFS(dir).(fs.ReadDirFS)); err != nil {
+		return err
+	}
+	if err := errors.Join(w.Close(), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return durable.Rename(out+".part", out)
+}

@@ -1,0 +1,157 @@
+package dfget
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	dockerconfig "github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/types"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+func (a *app) loginCommand() *cobra.Command {
+	var user string
+	var fromStdin bool
+	cmd := &cobra.Command{
+		Use:   "login [-u USER] [--password-stdin] URL",
+		Short: "Log in to a supernode",
+		Long: `Log in to a supernode. The credentials go where Docker keeps its own
+(~/.docker/config.json or its credential helper), so docker and skopeo find
+them too.`,
+		Example: `  dfget login -u admin https://registry.example.com:8001
+  cat password | dfget login -u ci --password-stdin http://127.0.0.1:8001`,
+		Args: exactly(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.login(cmd.Context(), args[0], user, fromStdin)
+		},
+	}
+	cmd.Flags().StringVarP(&user, "username", "u", "", "user name (asked for when empty)")
+	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
+	return cmd
+}
+
+func (a *app) login(ctx context.Context, raw, user string, fromStdin bool) error {
+	u, err := parseSupernode(raw)
+	if err != nil {
+		return err
+	}
+	creds, err := a.askCredentials(user, fromStdin)
+	if err != nil {
+		return err
+	}
+	if err := a.tryLogin(ctx, u.String(), creds); err != nil {
+		return err
+	}
+	file, err := dockerconfig.Load("")
+	if err != nil {
+		return fmt.Errorf("read Docker's configuration: %w", err)
+	}
+	auth := types.AuthConfig{ServerAddress: u.Host, Username: creds.user, Password: creds.password}
+	if err := file.GetCredentialsStore(u.Host).Store(auth); err != nil {
+		return fmt.Errorf("store the credentials: %w", err)
+	}
+	kept := remembered{Supernode: u.String()}
+	if a.caFile != "" {
+		if kept.CAFile, err = filepath.Abs(a.caFile); err != nil {
+			return err
+		}
+	}
+	if err := kept.save(); err != nil {
+		return fmt.Errorf("remember the supernode: %w", err)
+	}
+	a.say("Logged in to %s as %s.", u.Host, creds.user)
+	return nil
+}
+
+// tryLogin asks for a token without any scope, which succeeds for whoever the
+// supernode knows.
+func (a *app) tryLogin(ctx context.Context, base string, creds credentials) error {
+	client, err := a.supernodeHTTP()
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/token", nil)
+	if err != nil {
+		return err
+	}
+	request.SetBasicAuth(creds.user, creds.password)
+	response, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("reach the supernode: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusUnauthorized {
+		return fmt.Errorf("%w: %s does not know this user and password", errDenied, base)
+	}
+	if response.StatusCode != http.StatusOK {
+		return statusError("log in", response)
+	}
+	return nil
+}
+
+func (a *app) askCredentials(user string, fromStdin bool) (credentials, error) {
+	input := bufio.NewReader(a.in)
+	if fromStdin {
+		if user == "" {
+			return credentials{}, fmt.Errorf("%w: --password-stdin needs --username too", errUsage)
+		}
+		password, err := io.ReadAll(io.LimitReader(input, 4096))
+		if err != nil {
+			return credentials{}, fmt.Errorf("read the password: %w", err)
+		}
+		return credentials{user, strings.TrimRight(string(password), "\r\n")}, nil
+	}
+	file, ok := a.in.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) {
+		return credentials{}, fmt.Errorf("%w: there is no terminal to ask on; use --username with --password-stdin", errUsage)
+	}
+	if user == "" {
+		fmt.Fprint(a.errOut, "Username: ")
+		line, err := input.ReadString('\n')
+		if err != nil {
+			return credentials{}, fmt.Errorf("read the user name: %w", err)
+		}
+		user = strings.TrimSpace(line)
+	}
+	fmt.Fprint(a.errOut, "Password: ")
+	password, err := term.ReadPassword(int(file.Fd()))
+	fmt.Fprintln(a.errOut)
+	if err != nil {
+		return credentials{}, fmt.Errorf("read the password: %w", err)
+	}
+	return credentials{user, string(password)}, nil
+}
+
+func (a *app) logoutCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "logout [URL]",
+		Short:   "Forget the credentials for a supernode",
+		Example: "  dfget logout https://registry.example.com:8001",
+		Args:    usageArgs(cobra.MaximumNArgs(1)),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				a.supernode = args[0]
+			}
+			u, err := a.supernodeURL()
+			if err != nil {
+				return err
+			}
+			file, err := dockerconfig.Load("")
+			if err != nil {
+				return fmt.Errorf("read Docker's configuration: %w", err)
+			}
+			if err := file.GetCredentialsStore(u.Host).Erase(u.Host); err != nil {
+				return fmt.Errorf("erase the credentials: %w", err)
+			}
+			a.say("Forgot the credentials for %s.", u.Host)
+			return nil
+		},
+	}
+}
