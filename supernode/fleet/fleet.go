@@ -1,0 +1,243 @@
+// Package fleet knows which hosts are connected right now and gives them
+// orders. Its state is soft: a host that reconnects after a restart of the
+// supernode is known again.
+package fleet
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
+)
+
+// pendingOrders is how many orders may wait for a host that reads slowly.
+const pendingOrders = 64
+
+// ErrNoHosts is returned when a selection leaves no host.
+var ErrNoHosts = errors.New("no connected host fits")
+
+// Host is what a host says of itself, and what its membership says of it.
+type Host struct {
+	PeerID    string
+	Hostname  string
+	Pool      string
+	Version   string
+	SwarmAddr string
+	P2PAddrs  []string
+}
+
+// Selection chooses hosts. Empty fields choose all.
+type Selection struct {
+	Pool    string
+	Servers []string // host names or peer IDs
+	Count   int      // 0: all that fit
+	Percent bool     // Count is a share of those that fit, rounded up
+}
+
+// Pick applies a selection to the connected hosts. A named server that is not
+// connected is an error: the caller asked for it.
+func (s Selection) Pick(hosts []Host) ([]Host, error) {
+	var out []Host
+	found := map[string]bool{}
+	for _, h := range hosts {
+		if s.Pool != "" && h.Pool != s.Pool {
+			continue
+		}
+		if len(s.Servers) > 0 && !slices.Contains(s.Servers, h.Hostname) && !slices.Contains(s.Servers, h.PeerID) {
+			continue
+		}
+		found[h.Hostname], found[h.PeerID] = true, true
+		out = append(out, h)
+	}
+	for _, name := range s.Servers {
+		if !found[name] {
+			return nil, fmt.Errorf("%w: %q is not connected", ErrNoHosts, name)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%w: pool %q has %d of %d connected hosts", ErrNoHosts, s.Pool, 0, len(hosts))
+	}
+	slices.SortFunc(out, func(a, b Host) int {
+		return strings.Compare(a.Hostname+a.PeerID, b.Hostname+b.PeerID)
+	})
+	n := s.Count
+	if s.Percent {
+		n = (len(out)*s.Count + 99) / 100
+	}
+	if n > len(out) {
+		return nil, fmt.Errorf("%w: %d hosts were asked for, %d are connected", ErrNoHosts, n, len(out))
+	}
+	if n > 0 {
+		out = out[:n]
+	}
+	return out, nil
+}
+
+// Update is how far one host is with one order.
+type Update struct {
+	Host        Host
+	Done        bool
+	Error       string
+	Bytes, Size int64
+}
+
+// Fleet holds the lines to the hosts.
+type Fleet struct {
+	mu     sync.Mutex
+	lines  map[string]*Line         // guarded by mu, by peer ID
+	orders map[string]chan<- Update // guarded by mu, by order ID + peer ID
+}
+
+// New makes an empty fleet.
+func New() *Fleet {
+	return &Fleet{lines: map[string]*Line{}, orders: map[string]chan<- Update{}}
+}
+
+// Line is the open line to one host.
+type Line struct {
+	host   Host
+	orders chan *shoalv1.Order
+	gone   chan struct{}
+	close  func()
+}
+
+// Orders are to be sent to the host, in order.
+func (l *Line) Orders() <-chan *shoalv1.Order { return l.orders }
+
+// Gone is closed when the line was closed or a newer one took its place.
+func (l *Line) Gone() <-chan struct{} { return l.gone }
+
+// Close ends the line. Orders that the host had not answered fail.
+func (l *Line) Close() { l.close() }
+
+// Connect opens the line to a host. A host that connects again replaces its
+// older line.
+func (f *Fleet) Connect(host Host) *Line {
+	l := &Line{host: host, orders: make(chan *shoalv1.Order, pendingOrders), gone: make(chan struct{})}
+	var once sync.Once
+	l.close = func() {
+		once.Do(func() {
+			close(l.gone)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if f.lines[host.PeerID] == l {
+				delete(f.lines, host.PeerID)
+			}
+		})
+	}
+	f.mu.Lock()
+	old := f.lines[host.PeerID]
+	f.lines[host.PeerID] = l
+	f.mu.Unlock()
+	if old != nil {
+		old.Close()
+	}
+	return l
+}
+
+// Hosts lists the connected hosts.
+func (f *Fleet) Hosts() []Host {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := make([]Host, 0, len(f.lines))
+	for _, l := range f.lines {
+		out = append(out, l.host)
+	}
+	return out
+}
+
+// Tell sends an order that needs no answer to every connected host.
+func (f *Fleet) Tell(order *shoalv1.Order) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, l := range f.lines {
+		select {
+		case l.orders <- order:
+		default: // a host that does not read hears it at its next renewal
+		}
+	}
+}
+
+// Do gives one order to each host and sends what they answer to updates until
+// all of them are done, failed or gone, or ctx ends. It closes nothing.
+func (f *Fleet) Do(ctx context.Context, hosts []Host, order *shoalv1.Order, updates chan<- Update) {
+	order.Id = rand.Text()
+	var wait sync.WaitGroup
+	for _, h := range hosts {
+		wait.Go(func() { f.doOne(ctx, h, order, updates) })
+	}
+	wait.Wait()
+}
+
+func (f *Fleet) doOne(ctx context.Context, h Host, order *shoalv1.Order, updates chan<- Update) {
+	answers := make(chan Update, 16)
+	key := order.Id + h.PeerID
+	f.mu.Lock()
+	line := f.lines[h.PeerID]
+	f.orders[key] = answers
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.orders, key)
+	}()
+	send := func(u Update) bool {
+		u.Host = h
+		select {
+		case updates <- u:
+			return !u.Done
+		case <-ctx.Done():
+			return false
+		}
+	}
+	if line == nil {
+		send(Update{Done: true, Error: "the host is not connected any more"})
+		return
+	}
+	select {
+	case line.orders <- order:
+	default:
+		send(Update{Done: true, Error: "the host has too many orders waiting"})
+		return
+	}
+	for {
+		select {
+		case u := <-answers:
+			if !send(u) {
+				return
+			}
+		case <-line.gone:
+			send(Update{Done: true, Error: "the host went away before it was done"})
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Progress takes a host's answer to an order. An answer to an order that
+// nobody waits for any more is dropped.
+func (f *Fleet) Progress(ctx context.Context, peerID, orderID string, u Update) {
+	f.mu.Lock()
+	answers := f.orders[orderID+peerID]
+	f.mu.Unlock()
+	if answers == nil {
+		return
+	}
+	if !u.Done {
+		select {
+		case answers <- u:
+		default: // a newer figure follows
+		}
+		return
+	}
+	select {
+	case answers <- u:
+	case <-ctx.Done():
+	}
+}

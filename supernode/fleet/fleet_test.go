@@ -1,0 +1,112 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
+)
+
+func TestPick(t *testing.T) {
+	hosts := []Host{
+		{PeerID: "p3", Hostname: "c", Pool: "web"},
+		{PeerID: "p1", Hostname: "a", Pool: "web"},
+		{PeerID: "p2", Hostname: "b", Pool: "db"},
+	}
+	for _, c := range []struct {
+		name string
+		s    Selection
+		want string // host names, or "error"
+	}{
+		{"all", Selection{}, "abc"},
+		{"pool", Selection{Pool: "web"}, "ac"},
+		{"no such pool", Selection{Pool: "x"}, "error"},
+		{"by name", Selection{Servers: []string{"b"}}, "b"},
+		{"by peer", Selection{Servers: []string{"p3", "a"}}, "ac"},
+		{"named and away", Selection{Servers: []string{"a", "z"}}, "error"},
+		{"named in another pool", Selection{Pool: "web", Servers: []string{"b"}}, "error"},
+		{"count", Selection{Count: 2}, "ab"},
+		{"too many", Selection{Count: 4}, "error"},
+		{"half, rounded up", Selection{Count: 50, Percent: true}, "ab"},
+		{"one percent is one", Selection{Count: 1, Percent: true}, "a"},
+	} {
+		got, err := c.s.Pick(hosts)
+		names := ""
+		for _, h := range got {
+			names += h.Hostname
+		}
+		if err != nil {
+			names = "error"
+			if !errors.Is(err, ErrNoHosts) {
+				t.Errorf("%s: %v is no ErrNoHosts", c.name, err)
+			}
+		}
+		if names != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, names, c.want)
+		}
+	}
+}
+
+func TestOrdersAreAnsweredByEachHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := New()
+		good, gone := f.Connect(Host{PeerID: "good"}), f.Connect(Host{PeerID: "gone"})
+		go func() {
+			order := <-good.Orders()
+			f.Progress(t.Context(), "good", order.Id, Update{Bytes: 1, Size: 2})
+			f.Progress(t.Context(), "stranger", order.Id, Update{Done: true, Error: "not asked"})
+			f.Progress(t.Context(), "good", order.Id, Update{Bytes: 2, Size: 2, Done: true})
+		}()
+		go func() {
+			<-gone.Orders()
+			gone.Close()
+		}()
+		updates := make(chan Update, 16)
+		f.Do(t.Context(), append(f.Hosts(), Host{PeerID: "never"}), &shoalv1.Order{}, updates)
+		close(updates)
+		last := map[string]Update{}
+		for u := range updates {
+			last[u.Host.PeerID] = u
+		}
+		if u := last["good"]; !u.Done || u.Error != "" || u.Bytes != 2 {
+			t.Errorf("good: %+v", u)
+		}
+		for _, peer := range []string{"gone", "never"} {
+			if u := last[peer]; !u.Done || u.Error == "" {
+				t.Errorf("%s: %+v", peer, u)
+			}
+		}
+		if len(last) != 3 || len(f.orders) != 0 {
+			t.Errorf("%d hosts answered, %d orders are left over", len(last), len(f.orders))
+		}
+	})
+}
+
+func TestANewLineReplacesTheOldOne(t *testing.T) {
+	f := New()
+	old := f.Connect(Host{PeerID: "p", Version: "1"})
+	f.Connect(Host{PeerID: "p", Version: "2"})
+	<-old.Gone()
+	old.Close()
+	if hosts := f.Hosts(); len(hosts) != 1 || hosts[0].Version != "2" {
+		t.Errorf("connected: %+v", hosts)
+	}
+}
+
+func TestDoStopsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := New()
+		f.Connect(Host{PeerID: "silent"})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			f.Do(ctx, f.Hosts(), &shoalv1.Order{}, make(chan Update))
+			close(ended)
+		}()
+		synctest.Wait()
+		cancel()
+		<-ended
+	})
+}
