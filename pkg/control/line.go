@@ -1,0 +1,241 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/shoalproject/shoal/pkg/identity"
+	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
+	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
+)
+
+const (
+	dialTimeout  = 2 * time.Second
+	callTimeout  = 10 * time.Second
+	renewRetry   = 30 * time.Second
+	watchRetry   = 500 * time.Millisecond
+	watchRetries = 15 * time.Second // the longest pause between two tries
+	// quiet is how long an open line may say nothing; the supernode sends a
+	// sign of life more often than that.
+	quiet = 45 * time.Second
+)
+
+// Line is the way to the supernodes that a welcome named, over the same
+// mutual TLS as the pieces. A supernode's base URL is https://<peer ID>: the
+// name is the key that must answer there.
+type Line struct {
+	node   *identity.Node
+	client *http.Client
+	log    *slog.Logger
+
+	mu        sync.Mutex
+	welcome   *shoalv1.Welcome // guarded by mu
+	first     string           // guarded by mu; the peer ID that answered last
+	reachable bool             // guarded by mu
+}
+
+// NewLine makes the line that a welcome describes.
+func NewLine(node *identity.Node, welcome *shoalv1.Welcome, log *slog.Logger) *Line {
+	l := &Line{node: node, welcome: welcome, log: log}
+	l.client = &http.Client{Transport: &http.Transport{
+		DialTLSContext:      l.dial,
+		MaxIdleConnsPerHost: 8,
+		IdleConnTimeout:     90 * time.Second,
+		DisableCompression:  true,
+	}}
+	return l
+}
+
+// dial takes "<peer ID>:443" and connects to where that supernode listens.
+func (l *Line) dial(ctx context.Context, network, target string) (net.Conn, error) {
+	peerID, _, err := net.SplitHostPort(target)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range l.Welcome().Supernodes {
+		if s.PeerId == peerID {
+			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+			defer cancel()
+			return l.node.Dial(ctx, network, s.SwarmAddr, peerID)
+		}
+	}
+	return nil, fmt.Errorf("peer %s is no supernode of this data centre", peerID)
+}
+
+// HTTP is a client for the supernodes' base URLs.
+func (l *Line) HTTP() *http.Client { return l.client }
+
+// Welcome is what the supernodes said last.
+func (l *Line) Welcome() *shoalv1.Welcome {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.welcome
+}
+
+// Bases are the supernodes' base URLs, the one that answered last first.
+func (l *Line) Bases() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []string
+	for _, s := range l.welcome.Supernodes {
+		base := "https://" + s.PeerId
+		if s.PeerId == l.first {
+			out = append([]string{base}, out...)
+		} else {
+			out = append(out, base)
+		}
+	}
+	return out
+}
+
+// Reachable reports whether a supernode holds the line open right now.
+func (l *Line) Reachable() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reachable
+}
+
+func (l *Line) answered(base string, up bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reachable = up
+	if up {
+		l.first = base[len("https://"):]
+	}
+}
+
+// Renew asks for a new membership once and takes it on.
+func (l *Line) Renew(ctx context.Context) error {
+	var errs []error
+	for _, base := range l.Bases() {
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		answer, err := shoalv1connect.NewNodeServiceClient(l.client, base).Renew(call, connect.NewRequest(&shoalv1.RenewRequest{}))
+		cancel()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("renew the membership at %s: %w", base, err))
+			continue
+		}
+		return l.take(answer.Msg.Welcome)
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Line) take(w *shoalv1.Welcome) error {
+	if w == nil || len(w.Supernodes) == 0 {
+		return errors.New("the supernode renewed the membership without a welcome")
+	}
+	if err := l.node.SetMembership(w.Membership, w.MemberKey); err != nil {
+		return fmt.Errorf("take on the renewed membership: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.welcome = w
+	return nil
+}
+
+// KeepRenewed renews now and whenever half of the membership's life is over;
+// heard gets each new welcome. It returns when ctx ends.
+func (l *Line) KeepRenewed(ctx context.Context, now func() time.Time, heard func(*shoalv1.Welcome)) {
+	wait := time.Duration(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		if err := l.Renew(ctx); err != nil {
+			if ctx.Err() == nil {
+				l.log.Warn("the membership was not renewed; it is tried again", "error", err)
+			}
+			wait = jitter(renewRetry)
+			continue
+		}
+		heard(l.Welcome())
+		wait = renewRetry
+		if m, err := l.node.Membership(); err == nil {
+			wait = max(jitter(m.NotAfter.Sub(now())/2), renewRetry)
+		}
+	}
+}
+
+// Watch keeps the line for orders open and hands each to handle, which must
+// not block. It returns when ctx ends.
+func (l *Line) Watch(ctx context.Context, hello *shoalv1.WatchRequest, handle func(*shoalv1.Order)) {
+	wait := watchRetry
+	for ctx.Err() == nil {
+		for _, base := range l.Bases() {
+			if l.watchOne(ctx, base, hello, handle) {
+				wait = watchRetry
+				break
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(jitter(wait)):
+			wait = min(2*wait, watchRetries)
+		}
+	}
+}
+
+// watchOne reports whether the line to this supernode came up.
+func (l *Line) watchOne(ctx context.Context, base string, hello *shoalv1.WatchRequest, handle func(*shoalv1.Order)) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// A supernode that died without a word is noticed by its silence.
+	alive := time.AfterFunc(quiet, cancel)
+	defer alive.Stop()
+	stream, err := shoalv1connect.NewNodeServiceClient(l.client, base).Watch(ctx, connect.NewRequest(hello))
+	if err != nil {
+		return false
+	}
+	defer stream.Close()
+	up := false
+	for stream.Receive() {
+		alive.Reset(quiet)
+		if !up {
+			up = true
+			l.answered(base, true)
+			l.log.Info("the line to the supernode is open", "supernode", base)
+		}
+		if stream.Msg().GetIdle() == nil {
+			handle(stream.Msg())
+		}
+	}
+	if up {
+		l.answered(base, false)
+		if ctx.Err() == nil {
+			l.log.Warn("the line to the supernode closed", "supernode", base, "error", stream.Err())
+		}
+	}
+	return up
+}
+
+// Progress tells the supernode how far an order is.
+func (l *Line) Progress(ctx context.Context, p *shoalv1.ProgressRequest) error {
+	var errs []error
+	for _, base := range l.Bases() {
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		_, err := shoalv1connect.NewNodeServiceClient(l.client, base).Progress(call, connect.NewRequest(p))
+		cancel()
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// jitter spreads a pause by a quarter either way, so that hosts that were cut
+// off together do not come back together.
+func jitter(d time.Duration) time.Duration {
+	return d*3/4 + time.Duration(rand.Int64N(int64(d)/2+1))
+}

@@ -1,0 +1,218 @@
+// Package gateway reads manifests and blobs from the supernodes' registry as
+// a member: over the piece listener's mutual TLS, with the reader's own token
+// inside. It is how an agent resolves names, and the way round when no piece
+// can be had.
+package gateway
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+)
+
+const (
+	// maxManifest is the largest manifest that is read, in bytes.
+	maxManifest = 4 << 20
+	// answerWithin bounds the wait for an answer's headers. A supernode that
+	// must ask upstream first takes longer than one that knows.
+	answerWithin = 20 * time.Second
+)
+
+// Headers between agent and supernode, beyond those of the OCI specification.
+const (
+	// HeaderUpstreamToken carries the reader's pull token of the upstream.
+	HeaderUpstreamToken = "Shoal-Upstream-Token"
+	// HeaderWantRecord asks for, and HeaderRecord carries, a signed tag record.
+	HeaderWantRecord = "Shoal-Want-Tag-Record"
+	HeaderRecord     = "Shoal-Tag-Record"
+)
+
+// Errors by kind; the supernode's own words are wrapped with them.
+var (
+	ErrNotFound     = errors.New("not found")
+	ErrUnauthorized = errors.New("login needed")
+	ErrDenied       = errors.New("not allowed")
+	ErrUnreachable  = errors.New("no supernode can be reached")
+	ErrUpstream     = errors.New("the upstream registry failed")
+)
+
+// Client reads from whichever supernode answers.
+type Client struct {
+	http  *http.Client
+	bases func() []string
+}
+
+// New makes a client; bases are the supernodes' URLs in the order to try.
+func New(client *http.Client, bases func() []string) *Client {
+	return &Client{http: client, bases: bases}
+}
+
+// Manifest is a manifest or an index as the supernode answered.
+type Manifest struct {
+	Descriptor blob.Descriptor
+	Body       []byte
+	Age        time.Duration   // how long ago it was known to be current
+	Record     *blob.TagRecord // the signed record of the tag; nil without one
+}
+
+// Manifest reads a manifest by tag or digest and hashes it against the digest
+// that was asked for.
+func (c *Client) Manifest(ctx context.Context, ref blob.Ref, reference, token string, accept []string) (Manifest, error) {
+	var m Manifest
+	header := http.Header{"Accept": accept, HeaderWantRecord: {"1"}}
+	response, err := c.get(ctx, ref, "manifests/"+reference, token, header)
+	if err != nil {
+		return m, fmt.Errorf("manifest %s of %s: %w", reference, ref, err)
+	}
+	defer response.Body.Close()
+	if m.Body, err = io.ReadAll(io.LimitReader(response.Body, maxManifest+1)); err != nil {
+		return m, fmt.Errorf("manifest %s of %s: %w: %w", reference, ref, ErrUnreachable, err)
+	}
+	if len(m.Body) > maxManifest {
+		return m, fmt.Errorf("manifest %s of %s is larger than %d bytes", reference, ref, maxManifest)
+	}
+	want, err := blob.ParseDigest(reference)
+	if err != nil {
+		if want, err = blob.ParseDigest(response.Header.Get("Docker-Content-Digest")); err != nil {
+			return m, fmt.Errorf("manifest %s of %s: the supernode named no digest: %w", reference, ref, err)
+		}
+	}
+	if got := want.Algorithm().FromBytes(m.Body); got != want {
+		return m, fmt.Errorf("manifest %s of %s: %w: it is %s", reference, ref, blob.ErrDigestMismatch, got)
+	}
+	m.Descriptor = blob.Descriptor{MediaType: response.Header.Get("Content-Type"), Digest: want, Size: int64(len(m.Body))}
+	if age, err := strconv.ParseInt(response.Header.Get("Age"), 10, 32); err == nil && age > 0 {
+		m.Age = time.Duration(age) * time.Second
+	}
+	if raw, err := base64.StdEncoding.DecodeString(response.Header.Get(HeaderRecord)); err == nil && len(raw) > 0 {
+		// A record that can't be read is as good as none: the answer itself
+		// came over an authenticated line.
+		m.Record, _ = blob.DecodeTagRecord(raw)
+	}
+	return m, nil
+}
+
+// Blob opens a range of a blob; End -1 means to the end. size is that of the
+// whole blob, -1 when it was not said.
+func (c *Client) Blob(ctx context.Context, ref blob.Ref, d blob.Digest, r blob.Range, token string) (io.ReadCloser, int64, error) {
+	header := http.Header{}
+	switch {
+	case r.End >= 0:
+		header.Set("Range", fmt.Sprintf("bytes=%d-%d", r.Start, r.End-1))
+	case r.Start > 0:
+		header.Set("Range", fmt.Sprintf("bytes=%d-", r.Start))
+	}
+	response, err := c.get(ctx, ref, "blobs/"+string(d), token, header)
+	if err != nil {
+		return nil, -1, fmt.Errorf("blob %s of %s: %w", d, ref, err)
+	}
+	if response.StatusCode == http.StatusPartialContent {
+		_, total, _ := strings.Cut(response.Header.Get("Content-Range"), "/")
+		size, err := strconv.ParseInt(total, 10, 64)
+		if err != nil {
+			size = -1
+		}
+		return response.Body, size, nil
+	}
+	if header.Get("Range") != "" && r.Start > 0 {
+		response.Body.Close()
+		return nil, -1, fmt.Errorf("blob %s of %s: the supernode ignored the range", d, ref)
+	}
+	return response.Body, response.ContentLength, nil
+}
+
+// get asks one supernode after the other; an answer of any kind ends it,
+// unless the supernode itself is in trouble.
+func (c *Client) get(ctx context.Context, ref blob.Ref, what, token string, header http.Header) (*http.Response, error) {
+	var errs []error
+	for _, base := range c.bases() {
+		response, err := c.ask(ctx, base, ref, what, token, header)
+		if err == nil {
+			return response, nil
+		}
+		errs = append(errs, err)
+		if !errors.Is(err, ErrUnreachable) {
+			break
+		}
+	}
+	if len(errs) == 0 {
+		return nil, ErrUnreachable
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (c *Client) ask(ctx context.Context, base string, ref blob.Ref, what, token string, header http.Header) (*http.Response, error) {
+	address := base + "/v2/" + ref.Repository + "/" + what
+	if ref.Registry != "" {
+		address += "?" + url.Values{"ns": {ref.Registry}}.Encode()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(answerWithin, cancel)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	request.Header = header.Clone()
+	switch {
+	case token == "":
+	case ref.Registry == "":
+		request.Header.Set("Authorization", "Bearer "+token)
+	default:
+		request.Header.Set(HeaderUpstreamToken, token)
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		late.Stop()
+		cancel()
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	if !late.Stop() {
+		response.Body.Close()
+		cancel()
+		return nil, fmt.Errorf("%w: %s took longer than %s", ErrUnreachable, base, answerWithin)
+	}
+	response.Body = body{response.Body, cancel}
+	if response.StatusCode == http.StatusOK || response.StatusCode == http.StatusPartialContent {
+		return response, nil
+	}
+	defer response.Body.Close()
+	return nil, failure(response)
+}
+
+// body ends the request's context with the answer.
+type body struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+func (b body) Close() error {
+	err := b.ReadCloser.Close()
+	b.cancel()
+	return err
+}
+
+func failure(response *http.Response) error {
+	text, _ := io.ReadAll(io.LimitReader(response.Body, 1024))
+	kind := ErrUpstream
+	switch response.StatusCode {
+	case http.StatusNotFound:
+		kind = ErrNotFound
+	case http.StatusUnauthorized:
+		kind = ErrUnauthorized
+	case http.StatusForbidden:
+		kind = ErrDenied
+	case http.StatusInternalServerError, http.StatusServiceUnavailable:
+		kind = ErrUnreachable
+	}
+	return fmt.Errorf("%w: the supernode answered %s: %s", kind, response.Status, strings.TrimSpace(string(text)))
+}
