@@ -1,0 +1,450 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+)
+
+// flight is the one fetch of a digest in this process.
+type flight struct {
+	f       *Fetcher
+	digest  blob.Digest
+	born    time.Time
+	jitter  time.Duration
+	cancel  context.CancelCauseFunc
+	cut     func() bool   // ends what ties the flight to its starter
+	sized   chan struct{} // closed when size is known
+	ready   chan struct{} // closed when blob is there, or at the end
+	done    chan struct{} // closed at the end
+	wake    chan struct{} // holds a value when the policy should look again
+	nudge   chan struct{} // holds a value when the tracker should be asked again
+	rec     *record
+	claims  *claims
+	filling switcher
+
+	mu      sync.Mutex // guards what follows
+	blob    Blob
+	size    int64 // -1 until known
+	err     error // set before done is closed
+	ended   bool
+	fatal   error // ends the flight: a full disk, a refusal
+	readers int
+	linger  *time.Timer
+	class   string
+	renew   context.CancelFunc // restarts the swarm's fetch for a better class
+	leads   []*lead
+	scouted scouted
+	last    time.Time // bytes from anywhere
+	lastLot time.Time // bytes from the swarm
+}
+
+// classes in falling order of urgency.
+var classes = []string{"wait", "rollout", "prewarm", "reseed"}
+
+// newFlight makes a flight held by its first reader. It outlives that
+// reader's context: others join it.
+func newFlight(ctx context.Context, f *Fetcher, req Request) (*flight, context.Context) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	fl := &flight{
+		f: f, digest: req.Digest, born: time.Now(), cancel: cancel,
+		jitter: rand.N(jitterMost),
+		sized:  make(chan struct{}), ready: make(chan struct{}), done: make(chan struct{}),
+		wake: make(chan struct{}, 1), nudge: make(chan struct{}, 1),
+		rec:    f.ledger.record(req.PullID, req.Digest, req.Size),
+		claims: newClaims(), size: req.Size, class: req.Class, readers: 1,
+	}
+	fl.scouted = newScouted(f.cfg.Tracker != nil, f.cfg.DHT != nil)
+	if req.Size >= 0 {
+		close(fl.sized)
+	}
+	fl.addLead(req)
+	return fl, ctx
+}
+
+// hold joins one more reader; false when the flight has ended.
+func (fl *flight) hold(req Request) (bool, error) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if fl.ended {
+		return false, nil
+	}
+	if req.Size >= 0 && fl.size >= 0 && req.Size != fl.size {
+		return false, fmt.Errorf("%w: %s is said to have %d bytes, and it is being fetched as one of %d",
+			ErrUnavailable, fl.digest, req.Size, fl.size)
+	}
+	fl.readers++
+	if fl.linger != nil {
+		fl.linger.Stop()
+		fl.linger = nil
+	}
+	fl.addLead(req)
+	fl.f.ledger.share(req.PullID, fl.rec)
+	if slices.Index(classes, req.Class) < slices.Index(classes, fl.class) {
+		fl.class = req.Class
+		if fl.renew != nil {
+			fl.renew()
+		}
+	}
+	return true, nil
+}
+
+// leave is the counterpart of hold.
+func (fl *flight) leave() {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.readers--
+	switch {
+	case fl.readers > 0:
+	case fl.ended:
+		fl.closeBlob()
+	default:
+		fl.linger = time.AfterFunc(lingerFor, fl.stopIdle)
+	}
+}
+
+func (fl *flight) stopIdle() {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if fl.readers == 0 {
+		fl.ended = true // nobody joins a flight that is about to stop
+		fl.cancel(errIdle)
+	}
+}
+
+// closeBlob is called with mu held.
+func (fl *flight) closeBlob() {
+	if fl.blob != nil {
+		fl.blob.Close() //nolint:errcheck // the handle is done with either way
+		fl.blob = nil
+	}
+}
+
+// run flies from the first question to the commit.
+func (fl *flight) run(ctx context.Context) {
+	err := fl.fly(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	fl.cancel(errIdle)
+	fl.f.forget(fl)
+	fl.end(err)
+}
+
+func (fl *flight) end(err error) {
+	fl.note(err)
+	fl.rec.finish(err)
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.ended, fl.err = true, err
+	if fl.linger != nil {
+		fl.linger.Stop()
+	}
+	if fl.blob == nil {
+		close(fl.ready)
+	} else if err != nil {
+		fl.blob.Fail(err)
+	}
+	close(fl.done)
+	if fl.readers == 0 {
+		fl.closeBlob()
+	}
+}
+
+// note logs how a flight ended and remembers a refusal.
+func (fl *flight) note(err error) {
+	log := fl.f.log.With("digest", fl.digest)
+	switch {
+	case err == nil:
+		log.Debug("blob fetched", "took", time.Since(fl.born))
+	case errors.Is(err, errIdle), errors.Is(err, ErrClosed):
+		log.Debug("flight stopped; what is there stays", "why", err)
+	case errors.Is(err, blob.ErrFull):
+	case errors.Is(err, ErrBadDigest):
+		fl.f.refusals.refuted(fl.digest, err)
+		fl.f.metrics.mismatches.Inc()
+		log.Error("blob refuted", "err", err)
+	default:
+		log.Warn("blob not fetched", "err", err)
+	}
+}
+
+func (fl *flight) fly(ctx context.Context) error {
+	var scouts sync.WaitGroup
+	scoutCtx, stop := context.WithCancel(ctx)
+	defer scouts.Wait()
+	defer stop()
+	fl.scout(scoutCtx, &scouts, fl.f.cfg.Tracker, false)
+	askDHT := sync.OnceFunc(func() { fl.scout(scoutCtx, &scouts, fl.f.cfg.DHT, true) })
+
+	size, err := fl.learnSize(ctx, askDHT)
+	if err != nil {
+		return err
+	}
+	b, err := fl.f.cfg.Store.Create(fl.digest, size)
+	full := errors.Is(err, blob.ErrFull)
+	fl.f.once.set(full, err)
+	if err != nil {
+		return fmt.Errorf("make room for %s: %w", fl.digest, err)
+	}
+	fl.publish(b)
+	return fl.fill(ctx, b, askDHT)
+}
+
+// publish lets the readers in.
+func (fl *flight) publish(b Blob) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.blob = b
+	close(fl.ready)
+}
+
+// fill runs the swarm and the origin against the missing pieces until none is
+// missing, and commits.
+func (fl *flight) fill(ctx context.Context, b Blob, askDHT func()) error {
+	work, stop := context.WithCancel(ctx)
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	defer stop()
+	if fl.f.cfg.Swarm != nil {
+		workers.Go(func() { fl.swarm(work, b) })
+	}
+	timer := time.NewTimer(lookAgain)
+	defer timer.Stop()
+	for {
+		lacking := b.Missing()
+		if lacking.Count() == 0 {
+			stop()
+			workers.Wait()
+			return fl.commit(ctx, b)
+		}
+		if err := fl.trouble(); err != nil {
+			return err
+		}
+		v := decide(fl.facts())
+		if v.giveUp {
+			return fl.hopeless(v)
+		}
+		fl.act(work, &workers, b, v, askDHT)
+		_, demandChanged := b.Demand()
+		timer.Reset(lookAgain)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-fl.wake:
+		case <-demandChanged:
+		case <-timer.C:
+		}
+	}
+}
+
+// act does what the policy said.
+func (fl *flight) act(work context.Context, workers *sync.WaitGroup, b Blob, v verdict, askDHT func()) {
+	if v.askDHT {
+		askDHT()
+	}
+	if v.nudge {
+		fl.nudgeTracker()
+	}
+	if v.why != "" && !v.fill && time.Since(fl.lastBytes()) >= stall/2 {
+		fl.rec.waits(v.why)
+	}
+	fl.filling.allow(v.fill)
+	if v.fill {
+		fl.startOrigin(work, workers, b)
+	}
+}
+
+// hopeless is the error of a flight that gives up.
+func (fl *flight) hopeless(v verdict) error {
+	if err := fl.refusal(); err != nil {
+		return err
+	}
+	fl.rec.waits(v.why)
+	return fmt.Errorf("%w: %s: %s", ErrUnavailable, fl.digest, v.why)
+}
+
+// swarm asks neighbours for as long as the flight lasts.
+func (fl *flight) swarm(ctx context.Context, b Blob) {
+	for ctx.Err() == nil {
+		turn, cancel := context.WithCancel(ctx)
+		fl.mu.Lock()
+		class := fl.class
+		fl.renew = cancel
+		peers := fl.scouted.subscribe()
+		fl.mu.Unlock()
+		err := fl.f.cfg.Swarm.Fetch(turn, SwarmRequest{
+			Blob: b, Peers: peers, Class: class, Claim: fl.claims.bySwarm,
+			Got: fl.gotFromPeer, Reached: fl.reachedPeer, Hedged: fl.rec.hedge,
+		})
+		renewed := turn.Err() != nil
+		cancel()
+		switch {
+		case err == nil:
+			fl.poke()
+			return
+		case errors.Is(err, blob.ErrFull):
+			fl.fail(err)
+			return
+		case renewed:
+			continue
+		}
+		fl.f.log.Debug("the swarm has nobody left to ask", "digest", fl.digest, "err", err)
+		pause := time.NewTimer(lookAgain)
+		select {
+		case <-ctx.Done():
+		case <-pause.C:
+		}
+		pause.Stop()
+	}
+}
+
+func (fl *flight) gotFromPeer(p blob.Peer, n int64) {
+	kind := FromPeer
+	if p.Seed {
+		kind = FromSupernode
+	}
+	fl.rec.add(kind, p.ID, n)
+	fl.mu.Lock()
+	fl.last = time.Now()
+	fl.lastLot = fl.last
+	fl.scouted.reached = true
+	fl.mu.Unlock()
+	fl.poke()
+}
+
+func (fl *flight) reachedPeer(_ blob.Peer, ok bool) {
+	if !ok {
+		return
+	}
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.scouted.reached = true
+}
+
+// poke makes the policy look again.
+func (fl *flight) poke() { signal(fl.wake) }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// fail ends the flight with err.
+func (fl *flight) fail(err error) {
+	fl.mu.Lock()
+	if fl.fatal == nil {
+		fl.fatal = err
+	}
+	fl.mu.Unlock()
+	fl.poke()
+}
+
+// trouble is the fault that ends the flight, if there is one.
+func (fl *flight) trouble() error {
+	fl.mu.Lock()
+	err := fl.fatal
+	fl.mu.Unlock()
+	if errors.Is(err, blob.ErrFull) {
+		fl.f.once.set(true, err)
+	}
+	return err
+}
+
+func (fl *flight) lastBytes() time.Time {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if fl.last.IsZero() {
+		return fl.born
+	}
+	return fl.last
+}
+
+func (fl *flight) result() error {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	return fl.err
+}
+
+func (fl *flight) knownSize() int64 {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	return fl.size
+}
+
+// waitSize returns the blob's size as soon as it is known.
+func (fl *flight) waitSize(ctx context.Context) (int64, error) {
+	select {
+	case <-fl.sized:
+		return fl.knownSize(), nil
+	default:
+	}
+	select {
+	case <-fl.sized:
+		return fl.knownSize(), nil
+	case <-fl.done:
+		if err := fl.result(); err != nil {
+			return 0, err
+		}
+		return fl.knownSize(), nil
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+}
+
+// handle opens what a reader reads from: the file of a complete blob, or else
+// the growing blob.
+func (fl *flight) handle() (Blob, *os.File, error) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if fl.blob == nil || fl.err != nil {
+		if fl.err == nil {
+			return nil, nil, fmt.Errorf("%w: the flight of %s is over", ErrUnavailable, fl.digest)
+		}
+		return nil, nil, fl.err
+	}
+	if fl.blob.Complete() {
+		file, err := fl.blob.OpenFile()
+		return nil, file, err
+	}
+	return fl.blob, nil, nil
+}
+
+// progress is in bytes.
+func (fl *flight) progress() (done, total int64) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if fl.blob == nil {
+		return 0, max(fl.size, 0)
+	}
+	done = fl.size
+	for i := range fl.blob.Missing().All() {
+		r := blob.PieceRange(fl.size, i)
+		done -= r.Len()
+	}
+	return done, fl.size
+}
+
+func (fl *flight) status() FlightStatus {
+	report := fl.rec.report()
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	s := FlightStatus{
+		Digest: fl.digest, Size: fl.size, Pieces: blob.PieceCount(fl.size), Readers: fl.readers,
+		Since: fl.born, Waits: report.WhyWaited, Sources: report.Sources,
+		Neighbours: len(fl.scouted.merged()),
+	}
+	if fl.blob != nil {
+		s.Held = s.Pieces - fl.blob.Missing().Count()
+	}
+	return s
+}
