@@ -1,0 +1,94 @@
+package token
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+const (
+	// Life is the usual life of a registry token.
+	Life = 5 * time.Minute
+	// MaxLife is the longest life that an issuer gives and a verifier believes.
+	MaxLife = time.Hour
+	// MaxSkew is how far a verifier's clock may be behind the issuer's.
+	MaxSkew = 15 * time.Minute
+
+	maxSubject = 256 // bytes
+)
+
+// claims is the token's payload.
+type claims struct {
+	jwt.RegisteredClaims
+	Access []Access `json:"access"`
+}
+
+// Issuer signs tokens for one audience.
+type Issuer struct {
+	key             ed25519.PrivateKey
+	kid             string
+	issuer, service string
+	now             func() time.Time
+}
+
+// NewIssuer makes an issuer that names itself issuer and makes tokens for
+// service alone.
+func NewIssuer(key ed25519.PrivateKey, issuer, service string, now func() time.Time) (*Issuer, error) {
+	if len(key) != ed25519.PrivateKeySize || issuer == "" || service == "" {
+		return nil, fmt.Errorf("token issuer: a key of %d bytes, issuer %q, service %q: all three are needed", len(key), issuer, service)
+	}
+	return &Issuer{key: key, kid: KeyID(key.Public().(ed25519.PublicKey)), issuer: issuer, service: service, now: now}, nil
+}
+
+// Issue signs a token for subject with exactly this access, good for ttl.
+func (i *Issuer) Issue(subject string, access []Access, ttl time.Duration) (string, error) {
+	if subject == "" || len(subject) > maxSubject {
+		return "", fmt.Errorf("issue a token: subject of %d bytes, want 1 to %d", len(subject), maxSubject)
+	}
+	if ttl <= 0 || ttl > MaxLife || len(access) > maxAccess {
+		return "", fmt.Errorf("issue a token for %q: a life of %v over %d resources, want at most %v and %d", subject, ttl, len(access), MaxLife, maxAccess)
+	}
+	for _, a := range access {
+		if err := a.check(); err != nil {
+			return "", fmt.Errorf("issue a token for %q: %w", subject, err)
+		}
+	}
+	if access == nil {
+		access = []Access{} // "access": null breaks clients
+	}
+	id := make([]byte, 16)
+	if _, err := rand.Read(id); err != nil {
+		return "", fmt.Errorf("issue a token: %w", err)
+	}
+	now := i.now().Truncate(time.Second)
+	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer: i.issuer, Subject: subject, Audience: jwt.ClaimStrings{i.service},
+			ID:       base64.RawURLEncoding.EncodeToString(id),
+			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now.Add(-MaxSkew)), ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
+		},
+		Access: access,
+	})
+	t.Header["kid"] = i.kid
+	raw, err := t.SignedString(i.key)
+	if err != nil {
+		return "", fmt.Errorf("sign a token for %q: %w", subject, err)
+	}
+	if len(raw) > maxToken {
+		return "", fmt.Errorf("issue a token for %q: %d bytes, at most %d are taken: ask for fewer scopes", subject, len(raw), maxToken)
+	}
+	return raw, nil
+}
+
+// Service is the audience of the tokens.
+func (i *Issuer) Service() string { return i.service }
+
+// Name is the issuer's own name, the iss claim.
+func (i *Issuer) Name() string { return i.issuer }
+
+// JWKS is the public half of the key as a JWK set.
+func (i *Issuer) JWKS() []byte { return EncodeJWKS(i.key.Public().(ed25519.PublicKey)) }
