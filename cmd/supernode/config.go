@@ -1,0 +1,148 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/shoalproject/shoal/pkg/settings"
+)
+
+// config is every setting of the supernode; its help tags are the manual that
+// `supernode config print` shows.
+type config struct {
+	Data          string                    `yaml:"data" help:"Folder for everything the supernode keeps."`
+	Listen        string                    `yaml:"listen" help:"Registry, tokens, API and console. TLS is on unless this is a loopback address."`
+	SwarmListen   string                    `yaml:"swarm-listen" help:"Pieces and the members' API, mutual TLS."`
+	P2PListen     string                    `yaml:"p2p-listen" help:"libp2p, for finding neighbours when no supernode answers."`
+	MetricsListen string                    `yaml:"metrics-listen" help:"/metrics and /debug/pprof; open on loopback only."`
+	MetricsToken  string                    `yaml:"metrics-token-file" help:"File with the bearer token that metrics-listen asks for off loopback."`
+	PublicNames   []string                  `yaml:"public-name" help:"HOST[:PORT] by which clients know this supernode; taken as ns= too. The listen address counts by itself."`
+	TLSCert       string                    `yaml:"tls-cert" help:"PEM certificate chain for listen, instead of the supernode's own authority."`
+	TLSKey        string                    `yaml:"tls-key" help:"PEM key of tls-cert."`
+	IDC           string                    `yaml:"idc" help:"Name of this data centre."`
+	AdminPassword string                    `yaml:"admin-password-file" help:"File with the password of the user admin, instead of a one-time one in DATA/first-login."`
+	CacheSize     settings.Size             `yaml:"cache-size" help:"How much to keep of what came from upstream registries."`
+	UploadSlots   int                       `yaml:"upload-slots" help:"How many pieces are sent at once."`
+	UploadLimit   settings.Rate             `yaml:"upload-limit" help:"Limit of what is sent to the swarm; 0 is none."`
+	OfflineGrace  time.Duration             `yaml:"offline-grace" help:"How long agents may act on what they last heard while no supernode answers; 0 switches that off."`
+	GCEvery       time.Duration             `yaml:"gc-every" help:"How often what nothing refers to is removed; 0 leaves it to 'supernode gc'."`
+	Upstreams     map[string]upstreamConfig `yaml:"upstreams" help:"file: Registries that are pulled through and cached, by the name that stands in image references.\nAn empty entry takes the well-known address of that name:\n  docker.io: {}\n  registry.example.com: {url: \"https://…\", username: …, password_file: …, ca_file: …}\nPlain HTTP and private addresses are taken only when named here by url."`
+}
+
+// upstreamConfig is one registry outside.
+type upstreamConfig struct {
+	URL          string   `yaml:"url,omitempty"`
+	Username     string   `yaml:"username,omitempty"`
+	PasswordFile string   `yaml:"password_file,omitempty"`
+	CAFile       string   `yaml:"ca_file,omitempty"`
+	TokenHosts   []string `yaml:"token_hosts,omitempty"`
+	// RedirectHosts are private hosts that blobs may be redirected to.
+	RedirectHosts []string `yaml:"redirect_hosts,omitempty"`
+}
+
+func defaults() config {
+	return config{
+		Data:          "shoal-data",
+		Listen:        ":8001",
+		SwarmListen:   ":8002",
+		P2PListen:     ":8003",
+		MetricsListen: "127.0.0.1:9090",
+		IDC:           "default",
+		CacheSize:     50e9,
+		UploadSlots:   8,
+		OfflineGrace:  time.Hour,
+		GCEvery:       6 * time.Hour,
+	}
+}
+
+func (c *config) check() error {
+	for name, addr := range map[string]string{
+		"listen": c.Listen, "swarm-listen": c.SwarmListen, "p2p-listen": c.P2PListen, "metrics-listen": c.MetricsListen,
+	} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("--%s %q is not HOST:PORT or :PORT: %w", name, addr, err)
+		}
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("--tls-cert and --tls-key go together")
+	}
+	if !isLoopback(c.MetricsListen) && c.MetricsToken == "" {
+		return fmt.Errorf("--metrics-listen %s is not loopback: name a file with a bearer token by --metrics-token-file", c.MetricsListen)
+	}
+	if c.UploadSlots < 1 {
+		return fmt.Errorf("--upload-slots %d: at least one is needed", c.UploadSlots)
+	}
+	if c.IDC == "" {
+		return errors.New("--idc must not be empty")
+	}
+	return nil
+}
+
+// isLoopback reports whether an address to listen on is reached from this
+// host alone.
+func isLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// names are those by which clients may call this supernode: HOST and
+// HOST:PORT.
+func (c *config) names() []string {
+	names := append([]string(nil), c.PublicNames...)
+	host, port, _ := net.SplitHostPort(c.Listen)
+	if isLoopback(c.Listen) {
+		return append(names, net.JoinHostPort(host, port), net.JoinHostPort("127.0.0.1", port), net.JoinHostPort("localhost", port))
+	}
+	hosts := []string{host}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		hosts = hostAddresses()
+	}
+	for _, h := range hosts {
+		names = append(names, net.JoinHostPort(h, port))
+	}
+	return names
+}
+
+// hostAddresses are what a supernode that listens everywhere can be called.
+func hostAddresses() []string {
+	out := []string{"localhost"}
+	if name, err := os.Hostname(); err == nil {
+		out = append(out, name)
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return out
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLinkLocalUnicast() {
+			out = append(out, n.IP.String())
+		}
+	}
+	return out
+}
+
+// secret reads a one-line file such as a password or a token.
+func secret(path string) (string, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read the secret: %w", err)
+	}
+	s := strings.TrimRight(string(raw), "\r\n")
+	if s == "" {
+		return "", fmt.Errorf("%s is empty", path)
+	}
+	return s, nil
+}
+
+func (c *config) path(elem ...string) string {
+	return filepath.Join(append([]string{c.Data}, elem...)...)
+}

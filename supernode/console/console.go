@@ -1,0 +1,298 @@
+// Package console is what a person sees of the supernode in a browser: a
+// login, the images it holds and the swarm that carries them. The pages are
+// plain HTML made on the server; a strict content security policy allows one
+// style sheet and nothing else.
+package console
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+)
+
+//go:embed assets
+var assets embed.FS
+
+// maxForm bounds a form that is sent, in bytes.
+const maxForm = 16 << 10
+
+// Session is one person's login in one browser.
+type Session struct {
+	User       string
+	CSRF       string // has to come back with each form
+	MustChange bool   // the password is a one-time one
+}
+
+// ErrRefused is what Login returns for a wrong user or password, with what to
+// tell the person.
+var ErrRefused = errors.New("login refused")
+
+// Doors is what the console needs of the auth gateway.
+type Doors interface {
+	// Login checks a password and sets the session's cookie.
+	Login(w http.ResponseWriter, r *http.Request, user, password string) error
+	// Session is the session a request belongs to, if any.
+	Session(r *http.Request) (Session, bool)
+	// CheckForm verifies the session and its CSRF token.
+	CheckForm(r *http.Request, csrf string) error
+	Logout(w http.ResponseWriter, r *http.Request)
+	ChangePassword(r *http.Request, old, new string) error
+}
+
+// Image is one tagged image.
+type Image struct {
+	Repository, Tag, Digest, MediaType string
+	Size                               int64 // bytes of all it names; of an index, of its manifest
+	Pushed                             time.Time
+}
+
+// Swarm is one blob and who has how much of it.
+type Swarm struct {
+	Digest string
+	Size   int64
+	Peers  []Peer
+}
+
+// Peer is a member of a swarm.
+type Peer struct {
+	Host         string
+	Seed         bool
+	Held, Pieces int
+}
+
+// Server is a host that joined.
+type Server struct {
+	Host, Pool, State, Version, PeerID string
+	Seen                               time.Time
+}
+
+// Config wires the console.
+type Config struct {
+	Doors   Doors
+	Images  func(ctx context.Context) ([]Image, error)
+	Swarms  func(ctx context.Context) ([]Swarm, error)
+	Servers func(ctx context.Context) ([]Server, error)
+	Name    string // of the data centre
+	Log     *slog.Logger
+}
+
+// Console serves the pages.
+type Console struct {
+	config Config
+	pages  map[string]*template.Template
+}
+
+// New reads the templates; they are part of the program, so an error is one
+// of the build.
+func New(config Config) (*Console, error) {
+	c := &Console{config: config, pages: map[string]*template.Template{}}
+	for _, page := range []string{"login", "images", "swarm", "servers", "password"} {
+		t, err := template.New("frame.html").Funcs(template.FuncMap{
+			"bytes": formatBytes, "short": short, "when": when, "percent": percent,
+		}).ParseFS(assets, "assets/frame.html", "assets/"+page+".html")
+		if err != nil {
+			return nil, fmt.Errorf("read the page %s: %w", page, err)
+		}
+		c.pages[page] = t
+	}
+	return c, nil
+}
+
+// Open lists the routes that need no session; everything else does.
+func (c *Console) Open() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
+		"GET /login":     c.loginPage,
+		"POST /login":    c.login,
+		"GET /style.css": c.style,
+	}
+}
+
+// Closed lists the routes for those who are logged in.
+func (c *Console) Closed() map[string]http.HandlerFunc {
+	closed := map[string]http.HandlerFunc{
+		"GET /{$}":       func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/images", http.StatusFound) },
+		"GET /images":    c.images,
+		"GET /swarm":     c.swarm,
+		"GET /servers":   c.servers,
+		"GET /password":  c.passwordPage,
+		"POST /password": c.password,
+		"POST /logout":   c.logout,
+	}
+	for route, handler := range closed {
+		closed[route] = c.loggedIn(handler)
+	}
+	return closed
+}
+
+type sessionKey struct{}
+
+func (c *Console) loggedIn(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		session, ok := c.config.Doors.Session(r)
+		if !ok {
+			http.Redirect(w, r, "/login", http.StatusFound)
+			return
+		}
+		if r.Method == http.MethodPost {
+			r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+			if err := c.config.Doors.CheckForm(r, r.PostFormValue("csrf")); err != nil {
+				http.Error(w, "This form is too old; go back, load the page again and send it once more.", http.StatusForbidden)
+				return
+			}
+		}
+		next(w, r.WithContext(context.WithValue(r.Context(), sessionKey{}, session)))
+	}
+}
+
+// page is what every template gets.
+type page struct {
+	Title, Name, Here string
+	Session           Session
+	Error             string
+	Data              any
+}
+
+func (c *Console) render(w http.ResponseWriter, r *http.Request, status int, name string, p page) {
+	p.Name, p.Here = c.config.Name, name
+	p.Session, _ = r.Context().Value(sessionKey{}).(Session)
+	var out bytes.Buffer
+	if err := c.pages[name].Execute(&out, p); err != nil {
+		c.config.Log.Error("a page was not made", "page", name, "error", err)
+		http.Error(w, "the page could not be made; the supernode's log says why", http.StatusInternalServerError)
+		return
+	}
+	secure(w.Header())
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	w.Write(out.Bytes()) //nolint:errcheck // a browser that left misses nothing
+}
+
+// secure sets the headers that keep other sites and injected markup out.
+func secure(h http.Header) {
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Referrer-Policy", "same-origin")
+	h.Set("Cache-Control", "no-store")
+}
+
+func (c *Console) style(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	http.ServeFileFS(w, r, assets, "assets/style.css")
+}
+
+func (c *Console) loginPage(w http.ResponseWriter, r *http.Request) {
+	if _, ok := c.config.Doors.Session(r); ok {
+		http.Redirect(w, r, "/images", http.StatusFound)
+		return
+	}
+	c.render(w, r, http.StatusOK, "login", page{Title: "Log in"})
+}
+
+func (c *Console) login(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	err := c.config.Doors.Login(w, r, r.PostFormValue("user"), r.PostFormValue("password"))
+	if errors.Is(err, ErrRefused) {
+		c.render(w, r, http.StatusUnauthorized, "login", page{Title: "Log in", Error: err.Error()})
+		return
+	}
+	if err != nil {
+		c.failed(w, "log in", err)
+		return
+	}
+	http.Redirect(w, r, "/images", http.StatusSeeOther)
+}
+
+func (c *Console) logout(w http.ResponseWriter, r *http.Request) {
+	c.config.Doors.Logout(w, r)
+	http.Redirect(w, r, "/login", http.StatusSeeOther)
+}
+
+func (c *Console) passwordPage(w http.ResponseWriter, r *http.Request) {
+	c.render(w, r, http.StatusOK, "password", page{Title: "Change the password"})
+}
+
+func (c *Console) password(w http.ResponseWriter, r *http.Request) {
+	p := page{Title: "Change the password"}
+	if r.PostFormValue("new") != r.PostFormValue("again") {
+		p.Error = "The two new passwords differ."
+	} else if err := c.config.Doors.ChangePassword(r, r.PostFormValue("old"), r.PostFormValue("new")); err != nil {
+		p.Error = err.Error()
+	}
+	if p.Error != "" {
+		c.render(w, r, http.StatusBadRequest, "password", p)
+		return
+	}
+	http.Redirect(w, r, "/images", http.StatusSeeOther)
+}
+
+func (c *Console) images(w http.ResponseWriter, r *http.Request) {
+	images, err := c.config.Images(r.Context())
+	if err != nil {
+		c.failed(w, "list the images", err)
+		return
+	}
+	c.render(w, r, http.StatusOK, "images", page{Title: "Images", Data: images})
+}
+
+func (c *Console) swarm(w http.ResponseWriter, r *http.Request) {
+	swarms, err := c.config.Swarms(r.Context())
+	if err != nil {
+		c.failed(w, "list the swarms", err)
+		return
+	}
+	c.render(w, r, http.StatusOK, "swarm", page{Title: "Swarm", Data: swarms})
+}
+
+func (c *Console) servers(w http.ResponseWriter, r *http.Request) {
+	servers, err := c.config.Servers(r.Context())
+	if err != nil {
+		c.failed(w, "list the hosts", err)
+		return
+	}
+	c.render(w, r, http.StatusOK, "servers", page{Title: "Hosts", Data: servers})
+}
+
+func (c *Console) failed(w http.ResponseWriter, what string, err error) {
+	c.config.Log.Error("the console could not "+what, "error", err)
+	http.Error(w, "could not "+what+"; the supernode's log says why", http.StatusInternalServerError)
+}
+
+func formatBytes(n int64) string {
+	v, unit := float64(n), 0
+	for v >= 1000 && unit < 4 {
+		v /= 1000
+		unit++
+	}
+	if unit == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, []string{"B", "kB", "MB", "GB", "TB"}[unit])
+}
+
+// short is a digest as people compare it.
+func short(digest string) string {
+	_, hex, _ := strings.Cut(digest, ":")
+	return hex[:min(12, len(hex))]
+}
+
+func when(t time.Time) string {
+	if t.IsZero() {
+		return "—"
+	}
+	return t.UTC().Format("2006-01-02 15:04:05 UTC")
+}
+
+func percent(part, whole int) int {
+	if whole == 0 {
+		return 100
+	}
+	return part * 100 / whole
+}
