@@ -1,0 +1,193 @@
+// Command bench measures how long it takes until one image stands on N hosts
+// that all ask for it at the same moment, over links that are shaped and
+// equal. Each host is a network namespace. It sets our exchange beside a pull
+// straight from a registry and beside anacrolix/torrent, and expresses time
+// as a ratio to T*, below which nothing can go.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/shoalproject/shoal/e2e/netns"
+	"github.com/shoalproject/shoal/e2e/origin"
+	"github.com/shoalproject/shoal/e2e/pull"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "origin":
+			return serveOrigin(ctx, args[1:])
+		case "pull":
+			return pullOnce(ctx, args[1:], out)
+		}
+	}
+	return bench(ctx, args, out)
+}
+
+// serveOrigin is the registry of the direct pull and of the cold runs.
+func serveOrigin(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("origin", flag.ContinueOnError)
+	layout := flags.String("layout", "", "OCI layout folder")
+	listen := flags.String("listen", "", "IP:port")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	registry, err := origin.New(*layout)
+	if err != nil {
+		return err
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", *listen)
+	if err != nil {
+		return fmt.Errorf("origin: %w", err)
+	}
+	server := &http.Server{Handler: registry, ReadHeaderTimeout: 10 * time.Second}
+	context.AfterFunc(ctx, func() { server.Close() })
+	return server.Serve(l)
+}
+
+// pullOnce is one host's pull; it writes a note at the end.
+func pullOnce(ctx context.Context, args []string, out io.Writer) error {
+	var img pull.Image
+	flags := flag.NewFlagSet("pull", flag.ContinueOnError)
+	flags.StringVar(&img.Base, "base", "", "registry or mirror")
+	flags.StringVar(&img.Repository, "repo", "", "repository")
+	flags.StringVar(&img.Reference, "ref", "", "tag or digest")
+	flags.StringVar(&img.Registry, "ns", "", "registry for ns=")
+	flags.BoolVar(&img.Verify, "verify", false, "hash every blob")
+	start := flags.Int64("start", 0, "begin at this Unix time in nanoseconds")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	img.User, img.Password = os.Getenv("PULL_USER"), os.Getenv("PULL_PASSWORD")
+	timer := time.NewTimer(time.Until(time.Unix(0, *start)))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	got, err := pull.Pull(ctx, img)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(out).Encode(note{Done: got.Done.UnixNano(), First: got.FirstByte.UnixNano(), Bytes: got.Bytes})
+}
+
+// bench runs the whole table.
+func bench(ctx context.Context, args []string, out io.Writer) error {
+	var p params
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.StringVar(&p.bin, "bin", "bin", "folder of supernode and dfagent")
+	hosts := flags.String("n", "4,8,16", "numbers of hosts")
+	flags.Float64Var(&p.mbit, "mbit", 100, "rate of every link, both ways")
+	layers := flags.Int("layers", 4, "layers of the image")
+	layerMiB := flags.Int64("layer-mib", 32, "size of a layer")
+	only := flags.String("engines", "direct,torrent,exchange,exchange-cold", "what to run")
+	repeat := flags.Int("repeat", 1, "runs of each; the one with the median last host is shown")
+	work := flags.String("work", filepath.Join(os.TempDir(), "shoal-bench-image"), "folder for the image")
+	markdown := flags.String("out", "", "write the report to this file (default: standard output only)")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if err := netns.Missing(); err != nil {
+		return err
+	}
+	var err error
+	if p, err = locate(p); err != nil {
+		return err
+	}
+	c, err := load(ctx, *work, *layers, *layerMiB<<20)
+	if err != nil {
+		return err
+	}
+	rep := newReport(args, c)
+	for _, field := range strings.Split(*hosts, ",") {
+		if p.n, err = strconv.Atoi(field); err != nil {
+			return fmt.Errorf("-n %q: %w", *hosts, err)
+		}
+		for _, name := range strings.Split(*only, ",") {
+			e, cold, err := engineNamed(name)
+			if err != nil {
+				return err
+			}
+			p.cold = cold
+			r, err := median(ctx, e, p, c, *repeat)
+			if err != nil {
+				return err
+			}
+			rep.add(r)
+			fmt.Fprintln(out, r)
+		}
+	}
+	text := rep.markdown()
+	fmt.Fprintln(out, text)
+	if *markdown == "" {
+		return nil
+	}
+	if err := os.WriteFile(*markdown, []byte(text), 0o644); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	return nil
+}
+
+// locate finds the programs.
+func locate(p params) (params, error) {
+	var err error
+	if p.self, err = os.Executable(); err != nil {
+		return p, fmt.Errorf("find myself: %w", err)
+	}
+	p.node = filepath.Join(filepath.Dir(p.self), "torrentnode")
+	if p.bin, err = filepath.Abs(p.bin); err != nil {
+		return p, fmt.Errorf("-bin: %w", err)
+	}
+	return p, nil
+}
+
+// engineNamed also says whether the run is a cold one.
+func engineNamed(name string) (engine, bool, error) {
+	switch name {
+	case "direct":
+		return direct{}, false, nil
+	case "torrent":
+		return torrentEngine{label: "anacrolix/torrent, best tuning found", piece: 256 << 10, args: nil}, false, nil
+	case "torrent-defaults":
+		return torrentEngine{label: "anacrolix/torrent, defaults", piece: 256 << 10, args: []string{"-defaults"}}, false, nil
+	}
+	if tuning, found := strings.CutPrefix(name, "torrent:"); found { // torrent:piece:flag=value:…
+		parts := strings.Split(tuning, ":")
+		piece, err := strconv.ParseInt(parts[0], 10, 64)
+		if err != nil {
+			return nil, false, fmt.Errorf("engine %q: %w", name, err)
+		}
+		var args []string
+		for _, flag := range parts[1:] {
+			args = append(args, "-"+flag)
+		}
+		return torrentEngine{label: name, piece: piece, args: args}, false, nil
+	}
+	return nil, false, fmt.Errorf("no engine %q", name)
+}
