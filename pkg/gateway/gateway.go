@@ -36,14 +36,26 @@ const (
 	HeaderRecord     = "Shoal-Tag-Record"
 )
 
-// Errors by kind; the supernode's own words are wrapped with them.
-var (
-	ErrNotFound     = errors.New("not found")
-	ErrUnauthorized = errors.New("login needed")
-	ErrDenied       = errors.New("not allowed")
-	ErrUnreachable  = errors.New("no supernode can be reached")
-	ErrUpstream     = errors.New("the upstream registry failed")
-)
+// ErrUnreachable says that no supernode answered.
+var ErrUnreachable = errors.New("no supernode can be reached")
+
+// Error is a refusal: the supernode answered, but not with what was asked
+// for. It keeps the HTTP status, so that a 401 of an upstream stays one.
+type Error struct {
+	Status  int
+	Message string        // the supernode's own words
+	After   time.Duration // when to try again; 0 when it did not say
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("the supernode answered %d %s: %s", e.Status, http.StatusText(e.Status), e.Message)
+}
+
+// HTTPStatus is the status of the answer.
+func (e *Error) HTTPStatus() int { return e.Status }
+
+// RetryAfter is the wait that the supernode asked for.
+func (e *Error) RetryAfter() time.Duration { return e.After }
 
 // Client reads from whichever supernode answers.
 type Client struct {
@@ -201,18 +213,16 @@ func (b body) Close() error {
 	return err
 }
 
+// failure reads a refusal. A supernode in trouble of its own counts as not
+// reached, so that the next one is asked.
 func failure(response *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(response.Body, 1024))
-	kind := ErrUpstream
-	switch response.StatusCode {
-	case http.StatusNotFound:
-		kind = ErrNotFound
-	case http.StatusUnauthorized:
-		kind = ErrUnauthorized
-	case http.StatusForbidden:
-		kind = ErrDenied
-	case http.StatusInternalServerError, http.StatusServiceUnavailable:
-		kind = ErrUnreachable
+	e := &Error{Status: response.StatusCode, Message: strings.TrimSpace(string(text))}
+	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds > 0 {
+		e.After = time.Duration(seconds) * time.Second
 	}
-	return fmt.Errorf("%w: the supernode answered %s: %s", kind, response.Status, strings.TrimSpace(string(text)))
+	if e.Status == http.StatusInternalServerError || e.Status == http.StatusServiceUnavailable {
+		return fmt.Errorf("%w: %w", ErrUnreachable, e)
+	}
+	return e
 }

@@ -1,0 +1,74 @@
+// Command demo shows the whole of Shoal on one host: a supernode and four
+// agents on loopback, an image that is pushed once and pulled through all four
+// at once, and where each agent's bytes came from. It needs neither root nor a
+// container engine.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// agents is how many hosts the demo has.
+const agents = 4
+
+// bound is how long the demo may take before it calls itself failed.
+const bound = 3 * time.Minute
+
+func main() {
+	once := flag.Bool("once", false, "report and stop; the exit status says whether all of it held")
+	bin := flag.String("bin", "bin", "folder with supernode, dfagent and dfget")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, *bin, *once)
+	interrupted := ctx.Err() != nil
+	stop()
+	if err != nil && !interrupted {
+		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, bin string, once bool) error {
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "shoal-demo-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a folder of the system's for such things
+	h := &house{bin: bin, dir: dir}
+	defer h.close()
+
+	bounded, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	if err := h.show(bounded); err != nil {
+		return errors.Join(err, h.logs())
+	}
+	if once {
+		return nil
+	}
+	fmt.Printf(`
+Open http://%s in a browser: user admin, password %s
+Pull it yourself:   docker pull %s/%s   (docker login %[1]s first)
+Where bytes came from:   %s --agent %s pull-report --last
+
+Ctrl-C stops everything and cleans up.
+`, h.registry, h.password, h.hosts[0].mirror, imageName, filepath.Join(bin, "dfget"), h.hosts[0].socket())
+	select {
+	case <-ctx.Done():
+		fmt.Println("\nStopping.")
+	case name := <-h.died:
+		return errors.Join(fmt.Errorf("%s ended by itself", name), h.logs())
+	}
+	return nil
+}
