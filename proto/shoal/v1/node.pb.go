@@ -762,8 +762,14 @@ func (x *Announcement) GetOrigin() *Origin {
 }
 
 type AnnounceResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Neighbours    []*Neighbours          `protobuf:"bytes,1,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Neighbours []*Neighbours          `protobuf:"bytes,1,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	// One life of the tracker. A node that sees another value announces again
+	// all that it holds.
+	Epoch uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// How long a node may stay silent, in milliseconds, when it has nothing to
+	// announce; an empty request is a sign of life.
+	BeatMs        int64 `protobuf:"varint,3,opt,name=beat_ms,json=beatMs,proto3" json:"beat_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -803,6 +809,20 @@ func (x *AnnounceResponse) GetNeighbours() []*Neighbours {
 		return x.Neighbours
 	}
 	return nil
+}
+
+func (x *AnnounceResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *AnnounceResponse) GetBeatMs() int64 {
+	if x != nil {
+		return x.BeatMs
+	}
+	return 0
 }
 
 type Neighbours struct {
@@ -1607,11 +1627,13 @@ const file_shoal_v1_node_proto_rawDesc = "" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05WANTS\x10\x01\x12\f\n" +
 	"\bCOMPLETE\x10\x02\x12\b\n" +
-	"\x04GONE\x10\x03\"H\n" +
+	"\x04GONE\x10\x03\"w\n" +
 	"\x10AnnounceResponse\x124\n" +
 	"\n" +
 	"neighbours\x18\x01 \x03(\v2\x14.shoal.v1.NeighboursR\n" +
-	"neighbours\"\xdb\x01\n" +
+	"neighbours\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x17\n" +
+	"\abeat_ms\x18\x03 \x01(\x03R\x06beatMs\"\xdb\x01\n" +
 	"\n" +
 	"Neighbours\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12)\n" +
