@@ -1,0 +1,106 @@
+package swarm
+
+import (
+	"time"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/swarm/policy"
+)
+
+// askSeeds keeps requests open at the seeds: next, for what has not left them
+// yet, and at last by index for what has, when nobody else can give it.
+func (s *session) askSeeds(now time.Time) {
+	want := s.want()
+	if want.Count() == 0 {
+		return
+	}
+	ahead := s.e.params.NextAhead
+	if s.alone(now) {
+		ahead = s.e.params.NextAlone
+	}
+	for _, l := range s.order {
+		if !l.peer.Seed || !s.ready(l.state, now) {
+			continue
+		}
+		fresh := s.fresh(want)
+		for n := min(ahead, fresh.Count()); l.asked < n; {
+			s.moved = now
+			s.start(&attempt{link: l, next: true, want: fresh}, nil)
+		}
+		s.repeat(now, l, want, ahead)
+	}
+}
+
+func (s *session) ready(p *policy.Peer, now time.Time) bool {
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	return p.Ready(now)
+}
+
+// alone reports whether no neighbour is there to exchange with.
+func (s *session) alone(now time.Time) bool {
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	for _, l := range s.order {
+		if !l.peer.Seed && l.alive && !l.state.Hopeless(now) {
+			return false
+		}
+	}
+	return true
+}
+
+// fresh is what a seed is asked to choose from: what a reader waits for and no
+// neighbour has, if there is such a piece, else all that is wanted.
+func (s *session) fresh(want blob.Bitmap) blob.Bitmap {
+	fresh := want.Minus(s.gone)
+	urgent := blob.NewBitmap(s.pieces)
+	for i := range s.demand.All() {
+		if fresh.Has(i) && s.picker.Held(i) == 0 {
+			urgent.Set(i)
+		}
+	}
+	if urgent.Count() > 0 {
+		return urgent
+	}
+	return fresh
+}
+
+// repeat asks a seed for pieces that have left it, when this session starves
+// for them or nobody else can come to have them.
+func (s *session) repeat(now time.Time, l *link, want blob.Bitmap, ahead int) {
+	open := 0
+	for a := range s.attempts {
+		if a.link == l && !a.next {
+			open++
+		}
+	}
+	if open >= ahead {
+		return
+	}
+	starved := now.Sub(s.moved) >= s.e.params.Grace
+	var lost []int
+	s.e.mu.Lock()
+	for i := range want.All() {
+		if !s.gone.Has(i) || !l.told.Has(i) || s.picker.Reachable(now, i) {
+			continue
+		}
+		if starved || !s.picker.Growing(now, i) {
+			lost = append(lost, i)
+		}
+	}
+	s.e.mu.Unlock()
+	// In no order, so that hosts in the same need ask for different ones.
+	s.rand.Shuffle(len(lost), func(i, j int) { lost[i], lost[j] = lost[j], lost[i] })
+	for _, i := range lost {
+		if open >= ahead {
+			break
+		}
+		release, ok := s.req.Claim(i)
+		if !ok {
+			continue
+		}
+		open++
+		s.moved = now
+		s.start(&attempt{link: l, piece: i}, release)
+	}
+}

@@ -1,0 +1,271 @@
+package swarm
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/swarm/policy"
+)
+
+const (
+	// tick is how often a session looks for pieces that are late and for
+	// pieces that others put into the sink.
+	tick = 50 * time.Millisecond
+	// proofPatience is how long a session looks for signed hashes before it
+	// says that there are none.
+	proofPatience = 3 * time.Second
+	// absences is how often in a row a peer must know nothing of the blob
+	// before there is no use in waiting for it.
+	absences = 6
+)
+
+// session fetches one blob. All of it is owned by the goroutine that runs
+// run; others reach it through events and grants.
+type session struct {
+	e      *Exchange
+	req    FetchRequest
+	sink   Sink
+	class  policy.Class
+	ctx    context.Context
+	log    *slog.Logger
+	size   int64
+	pieces int
+
+	events chan func()
+	grants chan struct{} // slots that were waited for
+	work   sync.WaitGroup
+
+	links    map[string]*link // by peer ID
+	order    []*link          // the same, as they came
+	picker   *policy.Picker   // its peers are guarded by Exchange.mu
+	rand     *rand.Rand
+	jobs     map[int]*job
+	attempts map[*attempt]struct{}
+	pace     policy.Pace
+	known    blob.Bitmap // pieces whose signed hash is known
+	gone     blob.Bitmap // pieces that have left the seed, as a 204 told
+	last     bool        // no more peer lists will come
+	fatal    error
+
+	moved  time.Time // when a piece last came or was asked for, or waited for a slot of this host
+	proof  proofState
+	demand blob.Bitmap // as of the last step
+}
+
+func newSession(ctx context.Context, e *Exchange, req FetchRequest, class policy.Class) *session {
+	size := req.Sink.Size()
+	pieces := blob.PieceCount(size)
+	r := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	return &session{
+		e: e, req: req, sink: req.Sink, class: class, ctx: ctx, size: size, pieces: pieces,
+		log:      e.cfg.Log.With("digest", req.Sink.Digest()),
+		events:   make(chan func(), 64),
+		grants:   make(chan struct{}, e.params.Downloads),
+		links:    map[string]*link{},
+		picker:   policy.NewPicker(e.params, pieces, r),
+		rand:     r,
+		jobs:     map[int]*job{},
+		attempts: map[*attempt]struct{}{},
+		known:    blob.NewBitmap(pieces),
+		gone:     blob.NewBitmap(pieces),
+		demand:   blob.NewBitmap(pieces),
+		proof:    proofState{tried: map[string]bool{}, running: map[string]bool{}},
+	}
+}
+
+// post hands f to the session's goroutine; false when the session has ended.
+func (s *session) post(f func()) bool {
+	select {
+	case s.events <- f:
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
+// run is the session's loop.
+func (s *session) run() error {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	s.moved = time.Now()
+	s.proof.began = s.moved
+	s.learn()
+	peers := s.req.Peers
+	if peers == nil {
+		s.last = true
+	}
+	for {
+		if done, err := s.step(time.Now()); done {
+			return err
+		}
+		_, demand := s.sink.Demand()
+		_, _, proof := s.sink.Proof()
+		select {
+		case <-s.ctx.Done():
+			return context.Cause(s.ctx)
+		case list, ok := <-peers:
+			if !ok {
+				peers, s.last = nil, true
+				continue
+			}
+			s.relink(list)
+		case f := <-s.events:
+			f()
+			s.drain()
+		case <-s.grants:
+			s.fill(time.Now(), true)
+		case <-demand:
+		case <-proof:
+			s.learn()
+		case <-ticker.C:
+		}
+	}
+}
+
+// drain runs what else has come in, so that many small events cost one step.
+func (s *session) drain() {
+	for range cap(s.events) {
+		select {
+		case f := <-s.events:
+			f()
+		default:
+			return
+		}
+	}
+}
+
+// step does whatever can be done now. done means that the fetch is over.
+func (s *session) step(now time.Time) (done bool, err error) {
+	if s.fatal != nil {
+		return true, s.fatal
+	}
+	missing := s.sink.Missing()
+	if missing.Count() == 0 {
+		// Those that are still at it are called off; one may just have brought
+		// the last piece, and its news is waited for.
+		for a := range s.attempts {
+			a.cancel(errEnded)
+		}
+		return len(s.attempts) == 0, nil
+	}
+	s.wantProof(now)
+	s.fill(now, false)
+	s.askSeeds(now)
+	s.hedge(now)
+	return s.hopeless(now)
+}
+
+// want is which pieces may be asked for: missing, not on their way, with a
+// signed hash.
+func (s *session) want() blob.Bitmap {
+	want := s.sink.Missing()
+	for i := range want.All() {
+		if !s.known.Has(i) || s.jobs[i] != nil {
+			want.Clear(i)
+		}
+	}
+	return want
+}
+
+// fill gives free download slots to the pieces that the picker chooses.
+// granted means that one slot is already this session's.
+func (s *session) fill(now time.Time, granted bool) {
+	want := s.want()
+	s.demand, _ = s.sink.Demand()
+	refused := blob.NewBitmap(s.pieces) // claimed by somebody else
+	for {
+		s.e.mu.Lock()
+		choice, ok := s.picker.Pick(now, want.Minus(refused), s.demand)
+		s.e.mu.Unlock()
+		if !ok {
+			if granted {
+				s.e.release(s)
+			}
+			return
+		}
+		if !granted && !s.e.acquire(s) {
+			s.moved = now
+			return
+		}
+		granted = true
+		release, ok := s.req.Claim(choice.Piece)
+		if !ok {
+			refused.Set(choice.Piece)
+			continue
+		}
+		granted = false
+		want.Clear(choice.Piece)
+		s.moved = now
+		s.start(&attempt{link: s.links[choice.Peer], piece: choice.Piece, slot: true}, release)
+	}
+}
+
+// learn brings up to date which pieces have a signed hash.
+func (s *session) learn() {
+	m, batches, _ := s.sink.Proof()
+	if m != nil {
+		s.known.Fill()
+		s.proof.final = true
+		return
+	}
+	for _, b := range batches {
+		for i := range b.Hashes {
+			if at := b.First + i; at < s.pieces {
+				s.known.Set(at)
+			}
+		}
+	}
+}
+
+// hopeless reports whether the fetch must be given up.
+func (s *session) hopeless(now time.Time) (bool, error) {
+	if len(s.attempts) > 0 {
+		return false, nil
+	}
+	if s.proof.none(now, len(s.links), s.known.Count()) {
+		return true, ErrNoProof
+	}
+	if !s.last {
+		return false, nil
+	}
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	for _, l := range s.order {
+		if !l.state.Hopeless(now) && l.absent < absences {
+			return false, nil
+		}
+	}
+	return true, ErrNoPeers
+}
+
+// close ends what the session began and waits for it.
+func (s *session) close() {
+	for a := range s.attempts {
+		a.cancel(errEnded)
+	}
+	for _, l := range s.order {
+		l.cancel()
+	}
+	s.work.Wait()
+	s.e.mu.Lock()
+	for a := range s.attempts {
+		a.link.state.Outstanding--
+	}
+	s.e.mu.Unlock()
+	for a := range s.attempts {
+		if a.slot {
+			s.e.release(s)
+		}
+	}
+	for _, j := range s.jobs {
+		j.release()
+	}
+	for _, l := range s.order {
+		s.e.leaveClient(l.client)
+	}
+	s.e.leave(s)
+}

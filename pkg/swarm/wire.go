@@ -1,0 +1,141 @@
+package swarm
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+)
+
+// The headers of the exchange.
+const (
+	headerClass = "Shoal-Class"
+	headerWant  = "Shoal-Want"
+	headerPiece = "Shoal-Piece"
+	headerRetry = "Retry-After-Ms"
+
+	// pathPrefix is where the routes are mounted.
+	pathPrefix = "/swarm/v1/"
+)
+
+// The frames of the map and have streams: a type, the length of the payload
+// in four bytes, the payload.
+const (
+	frameBatch    = 1 // blob.Batch
+	frameMap      = 2 // blob.PieceMap; the stream ends
+	frameHave     = 3 // number of pieces in four bytes, bitmap
+	frameGained   = 4 // indexes of four bytes each
+	frameComplete = 5 // every piece is held; the stream ends
+)
+
+// errFrame is what the frame decoders wrap.
+var errFrame = errors.New("bad frame")
+
+// textRoom is what a map or batch may need beside its hashes.
+const textRoom = 8 << 10
+
+// maxFrame bounds the payload of a frame for a blob of so many pieces.
+func maxFrame(kind byte, pieces int) int {
+	switch kind {
+	case frameBatch, frameMap:
+		return pieces*len(blob.PieceHash{}) + textRoom
+	case frameHave:
+		return 4 + (pieces+7)/8
+	case frameGained:
+		return 4 * pieces
+	}
+	return 0
+}
+
+func appendFrame(b []byte, kind byte, payload []byte) []byte {
+	b = append(b, kind)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
+	return append(b, payload...)
+}
+
+// readFrame reads one frame of a stream about a blob of so many pieces. io.EOF
+// comes only between frames. buf is used again when it is large enough.
+func readFrame(r io.Reader, pieces int, buf []byte) (kind byte, payload []byte, err error) {
+	var head [5]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, nil, err
+	}
+	kind = head[0]
+	if kind < frameBatch || kind > frameComplete {
+		return 0, nil, fmt.Errorf("%w: type %d", errFrame, kind)
+	}
+	n := binary.BigEndian.Uint32(head[1:])
+	if limit := maxFrame(kind, pieces); uint64(n) > uint64(limit) {
+		return 0, nil, fmt.Errorf("%w: %d bytes of type %d, at most %d are taken", errFrame, n, kind, limit)
+	}
+	payload = slices.Grow(buf[:0], int(n))[:n]
+	if _, err := io.ReadFull(r, payload); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return 0, nil, err
+	}
+	return kind, payload, nil
+}
+
+func appendHave(b []byte, have blob.Bitmap) []byte {
+	payload := binary.BigEndian.AppendUint32(nil, uint32(have.Len()))
+	return appendFrame(b, frameHave, append(payload, have.Bytes()...))
+}
+
+func decodeHave(payload []byte, pieces int) (blob.Bitmap, error) {
+	if len(payload) < 4 || binary.BigEndian.Uint32(payload) != uint32(pieces) {
+		return blob.Bitmap{}, fmt.Errorf("%w: not a bitmap of %d pieces", errFrame, pieces)
+	}
+	have, err := blob.BitmapFromBytes(pieces, payload[4:])
+	if err != nil {
+		return blob.Bitmap{}, fmt.Errorf("%w: %w", errFrame, err)
+	}
+	return have, nil
+}
+
+func appendGained(b []byte, gained blob.Bitmap) []byte {
+	var payload []byte
+	for i := range gained.All() {
+		payload = binary.BigEndian.AppendUint32(payload, uint32(i))
+	}
+	return appendFrame(b, frameGained, payload)
+}
+
+func decodeGained(payload []byte, pieces int) ([]int, error) {
+	if len(payload)%4 != 0 {
+		return nil, fmt.Errorf("%w: %d bytes are no list of indexes", errFrame, len(payload))
+	}
+	out := make([]int, 0, len(payload)/4)
+	for ; len(payload) > 0; payload = payload[4:] {
+		i := binary.BigEndian.Uint32(payload)
+		if i >= uint32(pieces) {
+			return nil, fmt.Errorf("%w: piece %d of %d", errFrame, i, pieces)
+		}
+		out = append(out, int(i))
+	}
+	return out, nil
+}
+
+func encodeWant(want blob.Bitmap) string {
+	return base64.StdEncoding.EncodeToString(want.Bytes())
+}
+
+func decodeWant(text string, pieces int) (blob.Bitmap, error) {
+	if len(text) > base64.StdEncoding.EncodedLen((pieces+7)/8) {
+		return blob.Bitmap{}, fmt.Errorf("%s has %d characters, too many for %d pieces", headerWant, len(text), pieces)
+	}
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return blob.Bitmap{}, fmt.Errorf("%s: %w", headerWant, err)
+	}
+	want, err := blob.BitmapFromBytes(pieces, raw)
+	if err != nil {
+		return blob.Bitmap{}, fmt.Errorf("%s: %w", headerWant, err)
+	}
+	return want, nil
+}
