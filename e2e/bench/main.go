@@ -172,6 +172,12 @@ func engineNamed(name string) (engine, bool, error) {
 	switch name {
 	case "direct":
 		return direct{}, false, nil
+	case "exchange":
+		return &exchange{}, false, nil
+	case "exchange-cold":
+		return &exchange{}, true, nil
+	case "frozen":
+		return &frozen{}, false, nil
 	case "torrent":
 		return torrentEngine{label: "anacrolix/torrent, best tuning found", piece: 256 << 10, args: nil}, false, nil
 	case "torrent-defaults":

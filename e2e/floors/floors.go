@@ -31,6 +31,7 @@ var floor = map[string]int{
 	"proto":        11,
 	"pkg/identity": 12,
 	"pkg/token":    12,
+	"pkg/settings": 12,
 
 	"pkg/store":             20,
 	"pkg/swarm":             20,
@@ -39,6 +40,9 @@ var floor = map[string]int{
 	"pkg/upstream":          20,
 	"pkg/runtime":           20,
 	"pkg/nodeconfig":        20,
+	"pkg/control":           20,
+	"pkg/gateway":           20,
+	"pkg/tagstore":          20,
 	"supernode/meta":        20,
 	"supernode/objects":     20,
 
@@ -49,6 +53,8 @@ var floor = map[string]int{
 	"supernode/auth":     40,
 	"supernode/tracker":  40,
 	"supernode/seed":     40,
+	"supernode/fleet":    40,
+	"supernode/console":  40,
 	"dfget":              40,
 	"supernode/api":      45,
 

@@ -17,16 +17,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Host is one network namespace on the switch.
+// Host is one network namespace on the switch, or this machine itself (see
+// Local).
 type Host struct {
 	Name string
 	Addr string // IPv4 address
 	Dir  string // for its data and logs
 
-	ns, sw, port string
+	ns, sw, port string // all empty for Local
 
 	mu    sync.Mutex
 	procs []*Process // guarded by mu
+}
+
+// Local is this machine under the name of a host: the same handles for its
+// processes, without a namespace, a root or a shape. dir is for its data and
+// logs. Call Close at the end.
+func Local(name, dir string) (*Host, error) {
+	h := &Host{Name: name, Addr: "127.0.0.1", Dir: filepath.Join(dir, name)}
+	if err := os.MkdirAll(h.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("host %s: %w", name, err)
+	}
+	return h, nil
+}
+
+// Namespaced reports whether the host has a network of its own.
+func (h *Host) Namespaced() bool { return h.ns != "" }
+
+// Close kills what was started on the host.
+func (h *Host) Close() {
+	h.mu.Lock()
+	procs := slices.Clone(h.procs)
+	h.mu.Unlock()
+	for _, p := range procs {
+		p.Kill()
+	}
 }
 
 // Shape sets the rates of the host's link from now on.
@@ -110,6 +135,9 @@ func traffic(ctx context.Context, sw string) (map[string]Traffic, error) {
 
 // Command prepares a command that will run on the host.
 func (h *Host) Command(ctx context.Context, argv ...string) *exec.Cmd {
+	if h.ns == "" {
+		return exec.CommandContext(ctx, argv[0], argv[1:]...)
+	}
 	// Not "ip netns exec": that mounts /sys anew and hides the cgroups which
 	// container engines need.
 	args := append([]string{"--net=/run/netns/" + h.ns, "--"}, argv...)
@@ -154,6 +182,9 @@ func (h *Host) Listen(ctx context.Context, addr string) (net.Listener, error) {
 // inside calls f on a thread that stands in the host's namespace. Sockets
 // stay in the namespace where they were made, the thread does not.
 func (h *Host) inside(f func() error) error {
+	if h.ns == "" {
+		return f()
+	}
 	runtime.LockOSThread()
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -189,13 +220,4 @@ func (h *Host) track(p *Process) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.procs = append(h.procs, p)
-}
-
-func (h *Host) killAll() {
-	h.mu.Lock()
-	procs := slices.Clone(h.procs)
-	h.mu.Unlock()
-	for _, p := range procs {
-		p.Kill()
-	}
 }

@@ -136,7 +136,7 @@ func (n *Net) Hosts() []*Host {
 func (n *Net) Close() {
 	ctx := context.Background()
 	for _, h := range n.Hosts() {
-		h.killAll()
+		h.Close()
 	}
 	remove(ctx, func(ns string) bool { return strings.HasPrefix(ns, n.prefix) })
 }
