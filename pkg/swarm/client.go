@@ -2,7 +2,6 @@ package swarm
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -70,30 +69,12 @@ func (e *Exchange) newClient(p blob.Peer) *client {
 		WriteBufferSize: 4 << 10,
 	}
 	c := &client{transport: t, base: "http://" + p.Addr}
-	if e.cfg.ClientTLS != nil {
+	if e.cfg.Dial != nil {
 		c.base = "https://" + p.Addr
-		sessions := tls.NewLRUClientSessionCache(2)
-		// Asked anew for each connection, for a node's certificate changes.
 		t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, dialTime+handshakeTime)
 			defer cancel()
-			raw, err := dialer.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			cfg := e.cfg.ClientTLS(p.ID).Clone()
-			if cfg.ClientSessionCache == nil {
-				cfg.ClientSessionCache = sessions
-			}
-			if cfg.ServerName == "" {
-				cfg.ServerName = p.ID
-			}
-			conn := tls.Client(raw, cfg)
-			if err := conn.HandshakeContext(ctx); err != nil {
-				raw.Close()
-				return nil, fmt.Errorf("TLS with peer %s at %s: %w", p.ID, addr, err)
-			}
-			return conn, nil
+			return e.cfg.Dial(ctx, network, addr, p.ID)
 		}
 	}
 	return c

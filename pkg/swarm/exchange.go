@@ -2,10 +2,10 @@ package swarm
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"time"
 
@@ -21,10 +21,10 @@ import (
 type Config struct {
 	// Self is this node's own peer ID; it is left out of every peer list.
 	Self string
-	// ClientTLS makes the configuration for a connection to a peer. nil means
-	// plain HTTP, for a network that an operator trusts: pieces are verified
-	// either way.
-	ClientTLS func(peerID string) *tls.Config
+	// Dial makes a connection on which the peer has proven its identity, as
+	// identity.Node.Dial does. nil means plain HTTP, for a network that an
+	// operator trusts: pieces are verified either way.
+	Dial func(ctx context.Context, network, addr, peerID string) (net.Conn, error)
 	// Verify checks the signatures of piece maps and batches.
 	Verify blob.VerifyFunc
 	// Report is told of peers that sent wrong bytes. It may be nil and must

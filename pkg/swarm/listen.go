@@ -1,7 +1,6 @@
 package swarm
 
 import (
-	"crypto/tls"
 	"net"
 	"net/http"
 	"sync"
@@ -18,7 +17,8 @@ const (
 )
 
 // Listen bounds the connections of a piece listener, in all and from one
-// address, and keeps its sockets from hoarding unsent bytes.
+// address, and keeps its sockets from hoarding unsent bytes. l is the bare TCP
+// listener: TLS goes around what is returned.
 func Listen(l net.Listener) net.Listener {
 	return &listener{Listener: l, from: map[string]int{}}
 }
@@ -81,20 +81,14 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
-// HTTPServer makes the server that a Server should run in: HTTP/1.1 alone,
-// with time-outs for headers and idle connections. A piece's own deadline is
-// set by the Server. config may be nil for plain HTTP.
-func HTTPServer(h http.Handler, config *tls.Config) *http.Server {
+// HTTPServer makes the server that a Server should run in, over a listener
+// that already speaks TLS: HTTP/1.1 alone, with time-outs for headers and idle
+// connections. A piece's own deadline is set by the Server.
+func HTTPServer(h http.Handler) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	if config != nil {
-		config = config.Clone()
-		// Pieces are long; small first records only cost.
-		config.DynamicRecordSizingDisabled = true
-	}
 	return &http.Server{
 		Handler:           h,
-		TLSConfig:         config,
 		Protocols:         protocols,
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       60 * time.Second,
