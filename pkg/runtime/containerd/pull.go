@@ -1,0 +1,131 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/runtime"
+)
+
+// Pull brings an image into the first namespace, through the mirror alone, as
+// containerd itself asks a mirror: the image's registry goes into ?ns=. It
+// returns the digest that the image's name stands for.
+func (r *Runtime) Pull(ctx context.Context, p runtime.Pull) (blob.Digest, error) {
+	if r.opts.Mirror == "" {
+		return "", errors.New("pull into containerd: no mirror address is configured")
+	}
+	name, err := reference.ParseDockerRef(p.Image)
+	if err != nil {
+		return "", fmt.Errorf("pull %q into containerd: %w", p.Image, err)
+	}
+	progress := &progress{report: p.Progress, seen: map[blob.Digest]bool{}}
+	opts := []containerd.RemoteOpt{
+		containerd.WithResolver(r.resolver(p.Credential)),
+		containerd.WithImageHandlerWrapper(progress.wrap),
+	}
+	if p.Platform != "" {
+		opts = append(opts, containerd.WithPlatform(p.Platform))
+	}
+	if p.Unpack {
+		opts = append(opts, containerd.WithPullUnpack)
+		if r.opts.Snapshotter != "" {
+			opts = append(opts, containerd.WithPullSnapshotter(r.opts.Snapshotter))
+		}
+	}
+	ns := r.opts.Namespaces[0]
+	if ns == DefaultNamespace {
+		// kubelet's view of an image that containerd's CRI manages.
+		opts = append(opts, containerd.WithPullLabel("io.cri-containerd.image", "managed"))
+	}
+	image, err := r.client.Pull(namespaces.WithNamespace(ctx, ns), name.String(), opts...)
+	if err != nil {
+		return "", fmt.Errorf("pull %s into containerd through the mirror at %s: %w", name, r.opts.Mirror, err)
+	}
+	return image.Target().Digest, nil
+}
+
+// resolver sends every request to the mirror. There is no way round it: an
+// image that the mirror cannot give is not pulled.
+func (r *Runtime) resolver(cred *runtime.Credential) remotes.Resolver {
+	client := &http.Client{Transport: docker.DefaultHTTPTransport(nil)}
+	authorizer := docker.NewDockerAuthorizer(docker.WithAuthClient(client),
+		docker.WithAuthCreds(func(string) (string, string, error) {
+			if cred == nil {
+				return "", "", nil
+			}
+			return cred.Username, cred.Secret, nil
+		}))
+	return docker.NewResolver(docker.ResolverOptions{
+		Hosts: func(string) ([]docker.RegistryHost, error) {
+			return []docker.RegistryHost{{
+				Client:       client,
+				Authorizer:   authorizer,
+				Scheme:       "http",
+				Host:         r.opts.Mirror,
+				Path:         "/v2",
+				Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
+			}}, nil
+		},
+	})
+}
+
+// progress counts the bytes of the descriptors that a pull meets.
+type progress struct {
+	report func(done, total int64) // may be nil
+
+	mu          sync.Mutex
+	seen        map[blob.Digest]bool // guarded by mu
+	done, total int64                // guarded by mu
+}
+
+// wrap is an images.Handler around the one that fetches.
+func (p *progress) wrap(next images.Handler) images.Handler {
+	return images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		p.wanted(desc)
+		children, err := next.Handle(ctx, desc)
+		if err != nil {
+			return children, err
+		}
+		p.wanted(children...)
+		p.finished(desc)
+		return children, nil
+	})
+}
+
+func (p *progress) wanted(descs ...ocispec.Descriptor) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, desc := range descs {
+		if !p.seen[desc.Digest] {
+			p.seen[desc.Digest] = true
+			p.total += desc.Size
+		}
+	}
+	p.tell()
+}
+
+func (p *progress) finished(desc ocispec.Descriptor) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done += desc.Size
+	p.tell()
+}
+
+// tell is called with mu held, which keeps the reports in order.
+func (p *progress) tell() {
+	if p.report != nil {
+		p.report(p.done, p.total)
+	}
+}
