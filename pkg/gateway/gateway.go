@@ -81,7 +81,7 @@ type Manifest struct {
 func (c *Client) Manifest(ctx context.Context, ref blob.Ref, reference, token string, accept []string) (Manifest, error) {
 	var m Manifest
 	header := http.Header{"Accept": accept, HeaderWantRecord: {"1"}}
-	response, err := c.get(ctx, ref, "manifests/"+reference, token, header)
+	response, err := c.get(ctx, http.MethodGet, ref, "manifests/"+reference, token, header)
 	if err != nil {
 		return m, fmt.Errorf("manifest %s of %s: %w", reference, ref, err)
 	}
@@ -123,7 +123,7 @@ func (c *Client) Blob(ctx context.Context, ref blob.Ref, d blob.Digest, r blob.R
 	case r.Start > 0:
 		header.Set("Range", fmt.Sprintf("bytes=%d-", r.Start))
 	}
-	response, err := c.get(ctx, ref, "blobs/"+string(d), token, header)
+	response, err := c.get(ctx, http.MethodGet, ref, "blobs/"+string(d), token, header)
 	if err != nil {
 		return nil, -1, fmt.Errorf("blob %s of %s: %w", d, ref, err)
 	}
@@ -142,12 +142,30 @@ func (c *Client) Blob(ctx context.Context, ref blob.Ref, d blob.Digest, r blob.R
 	return response.Body, response.ContentLength, nil
 }
 
+// Readable asks whether the holder of the token may read this manifest or
+// blob in this repository. An error means that no answer was to be had.
+func (c *Client) Readable(ctx context.Context, ref blob.Ref, reference string, manifest bool, token string) (bool, error) {
+	what := "blobs/"
+	if manifest {
+		what = "manifests/"
+	}
+	response, err := c.get(ctx, http.MethodHead, ref, what+reference, token, http.Header{"Accept": {"*/*"}})
+	var refused *Error
+	if errors.As(err, &refused) && !errors.Is(err, ErrUnreachable) && refused.Status < http.StatusInternalServerError {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, response.Body.Close()
+}
+
 // get asks one supernode after the other; an answer of any kind ends it,
 // unless the supernode itself is in trouble.
-func (c *Client) get(ctx context.Context, ref blob.Ref, what, token string, header http.Header) (*http.Response, error) {
+func (c *Client) get(ctx context.Context, method string, ref blob.Ref, what, token string, header http.Header) (*http.Response, error) {
 	var errs []error
 	for _, base := range c.bases() {
-		response, err := c.ask(ctx, base, ref, what, token, header)
+		response, err := c.ask(ctx, method, base, ref, what, token, header)
 		if err == nil {
 			return response, nil
 		}
@@ -162,14 +180,14 @@ func (c *Client) get(ctx context.Context, ref blob.Ref, what, token string, head
 	return nil, errors.Join(errs...)
 }
 
-func (c *Client) ask(ctx context.Context, base string, ref blob.Ref, what, token string, header http.Header) (*http.Response, error) {
+func (c *Client) ask(ctx context.Context, method, base string, ref blob.Ref, what, token string, header http.Header) (*http.Response, error) {
 	address := base + "/v2/" + ref.Repository + "/" + what
 	if ref.Registry != "" {
 		address += "?" + url.Values{"ns": {ref.Registry}}.Encode()
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	late := time.AfterFunc(answerWithin, cancel)
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	request, err := http.NewRequestWithContext(ctx, method, address, nil)
 	if err != nil {
 		cancel()
 		return nil, err

@@ -121,3 +121,22 @@ func TestAnIgnoredRangeIsAnError(t *testing.T) {
 		t.Error("the start of the blob passed for its middle")
 	}
 }
+
+func TestReadable(t *testing.T) {
+	for status, want := range map[int]bool{200: true, 401: false, 403: false, 404: false} {
+		base := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodHead || r.URL.Path != "/v2/p/app/blobs/"+string(digest1) {
+				t.Errorf("asked %s %s", r.Method, r.URL)
+			}
+			w.WriteHeader(status)
+		})
+		got, err := client(base).Readable(t.Context(), blob.Ref{Repository: "p/app"}, string(digest1), false, "tok")
+		if err != nil || got != want {
+			t.Errorf("%d: %v, %v", status, got, err)
+		}
+	}
+	down := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	if _, err := client(down).Readable(t.Context(), blob.Ref{}, "v1", true, ""); err == nil {
+		t.Error("a supernode in trouble gave a verdict")
+	}
+}
