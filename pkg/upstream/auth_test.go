@@ -168,7 +168,7 @@ func TestAnonymous(t *testing.T) {
 	if a.heads.Load() == before {
 		t.Error("a yes was kept too long")
 	}
-	d := digest.FromString("x")
+	d := digest.FromString("x").String()
 	if ok, err := c.Readable(t.Context(), ref, d, false, ""); ok || err != nil {
 		t.Errorf("blob of a private repository: %v, %v", ok, err)
 	}

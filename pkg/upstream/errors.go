@@ -6,15 +6,25 @@ import (
 	"time"
 )
 
+// statusErr is an error of a known kind that stands for an HTTP status.
+type statusErr struct {
+	text   string
+	status int
+}
+
+func (e *statusErr) Error() string   { return e.text }
+func (e *statusErr) HTTPStatus() int { return e.status }
+
+// The first four carry the HTTP status they stand for (HTTPStatus() int).
 var (
 	// ErrUnknownRegistry: the name is not in the configuration; nothing was sent.
-	ErrUnknownRegistry = errors.New("registry is not configured as an upstream")
+	ErrUnknownRegistry error = &statusErr{"registry is not configured as an upstream", 404}
 	// ErrNotFound: the registry answered 404.
-	ErrNotFound = errors.New("not found upstream")
+	ErrNotFound error = &statusErr{"not found upstream", 404}
 	// ErrUnauthorized: the registry wants credentials, or other ones.
-	ErrUnauthorized = errors.New("upstream wants a login")
+	ErrUnauthorized error = &statusErr{"upstream wants a login", 401}
 	// ErrDenied: the registry knows the reader and refuses.
-	ErrDenied = errors.New("upstream denies access")
+	ErrDenied error = &statusErr{"upstream denies access", 403}
 	// ErrNoToken: the registry knows no Bearer tokens, so a reader's right
 	// cannot be handed on without the reader's password.
 	ErrNoToken = errors.New("upstream has no token service")
@@ -46,6 +56,12 @@ func (e *RetryError) Error() string {
 	}
 	return fmt.Sprintf("upstream answered %d: retry after %s", e.Status, e.After)
 }
+
+// HTTPStatus is the registry's status.
+func (e *RetryError) HTTPStatus() int { return e.Status }
+
+// RetryAfter is for how long the registry asked to be left alone.
+func (e *RetryError) RetryAfter() time.Duration { return e.After }
 
 // Is makes a RetryError an ErrUnavailable.
 func (e *RetryError) Is(target error) bool { return target == ErrUnavailable }

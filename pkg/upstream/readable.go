@@ -35,26 +35,27 @@ type readableAnswer struct {
 }
 
 // Anonymous asks the registry, with no credentials at all, whether anybody
-// may pull this manifest (tag or digest). A yes is believed for one minute, a
-// no for 15 s. An error means that no answer was to be had.
+// may pull this manifest (tag or digest).
 func (c *Client) Anonymous(ctx context.Context, ref blob.Ref, reference string) (bool, error) {
-	if _, err := parseReference(reference); err != nil {
-		return false, err
-	}
-	return c.askReadable(ctx, manifestQuery(ref, http.MethodHead, reference, "", nil))
+	return c.Readable(ctx, ref, reference, true, "")
 }
 
 // Readable asks whether the registry lets the holder of token (empty:
-// anybody) read this content in this repository. It is the proof that the
-// repository links the digest: a right on a repository alone opens none.
-func (c *Client) Readable(ctx context.Context, ref blob.Ref, d blob.Digest, manifest bool, token string) (bool, error) {
-	if _, err := blob.ParseDigest(d.String()); err != nil {
+// anybody) read this manifest or blob in this repository. It is the proof
+// that the repository links the digest: a right on a repository alone opens
+// none. A yes is believed for one minute, a no for 15 s. An error means that
+// no answer was to be had.
+func (c *Client) Readable(ctx context.Context, ref blob.Ref, reference string, manifest bool, token string) (bool, error) {
+	d, err := parseReference(reference)
+	switch {
+	case err != nil:
 		return false, err
+	case manifest:
+		return c.askReadable(ctx, manifestQuery(ref, http.MethodHead, reference, token, nil))
+	case d == "":
+		return false, fmt.Errorf("%w: a blob has no tag %q", blob.ErrInvalidDigest, clip(reference))
 	}
-	if manifest {
-		return c.askReadable(ctx, manifestQuery(ref, http.MethodHead, d.String(), token, nil))
-	}
-	return c.askReadable(ctx, query{ref: ref, method: http.MethodHead, path: "blobs/" + d.String(), token: token})
+	return c.askReadable(ctx, query{ref: ref, method: http.MethodHead, path: "blobs/" + reference, token: token})
 }
 
 func (c *Client) askReadable(ctx context.Context, q query) (bool, error) {
