@@ -1,0 +1,101 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/supernode/objects"
+)
+
+// ErrNotHeld is what Content wraps for a digest that no repository holds.
+var ErrNotHeld = errors.New("the registry does not hold this digest")
+
+// Content is a whole blob for the swarm's seed: every piece is there.
+type Content struct {
+	digest blob.Digest
+	object objects.Object
+	proof  func() *blob.PieceMap
+}
+
+// never is the change that a whole blob waits for in vain.
+var never = make(chan struct{})
+
+// Content opens a blob or manifest by its digest, whoever holds it: the
+// caller must have checked that the asker may read a repository that does
+// (HoldersOf). Close it.
+func (g *Registry) Content(ctx context.Context, d blob.Digest) (*Content, error) {
+	object, err := g.open(ctx, d)
+	if errors.Is(err, objects.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %s", ErrNotHeld, d)
+	}
+	if err != nil {
+		return nil, err
+	}
+	ctx = context.WithoutCancel(ctx) // a proof may be asked for as long as it is open
+	return &Content{digest: d, object: object, proof: sync.OnceValue(func() *blob.PieceMap {
+		m, err := g.PieceMap(ctx, d)
+		if err != nil {
+			g.Log.Error("registry: read piece map", "digest", d, "error", err)
+		}
+		return m
+	})}, nil
+}
+
+// PieceMap is the signed piece map of a held digest.
+func (g *Registry) PieceMap(ctx context.Context, d blob.Digest) (*blob.PieceMap, error) {
+	record, found, err := get[mapRecord](ctx, g.Meta, keyMap(d))
+	if err != nil {
+		return nil, err
+	}
+	if found == 0 {
+		return nil, fmt.Errorf("%w: %s", ErrNotHeld, d)
+	}
+	raw := record.Map
+	if record.Object != "" {
+		if raw, err = g.readObject(ctx, record.Object); err != nil {
+			return nil, err
+		}
+	}
+	m, err := blob.DecodePieceMap(raw)
+	if err != nil {
+		return nil, fmt.Errorf("piece map of %s: %w", d, err)
+	}
+	return m, nil
+}
+
+func (g *Registry) readObject(ctx context.Context, key string) ([]byte, error) {
+	object, err := g.Objects.Open(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer object.Close() //nolint:errcheck // only read
+	return io.ReadAll(io.NewSectionReader(object, 0, object.Size()))
+}
+
+// Digest is the blob's digest.
+func (c *Content) Digest() blob.Digest { return c.digest }
+
+// Size is the blob's size in bytes.
+func (c *Content) Size() int64 { return c.object.Size() }
+
+// Progress is every piece; the channel never closes.
+func (c *Content) Progress() (blob.Bitmap, <-chan struct{}) {
+	have := blob.NewBitmap(blob.PieceCount(c.Size()))
+	have.Fill()
+	return have, never
+}
+
+// ReadAt reads the blob's bytes.
+func (c *Content) ReadAt(p []byte, off int64) (int, error) { return c.object.ReadAt(p, off) }
+
+// Proof is the signed piece map, or nil when it can't be read.
+func (c *Content) Proof() (*blob.PieceMap, []*blob.Batch, <-chan struct{}) {
+	return c.proof(), nil, never
+}
+
+// Close lets the blob go.
+func (c *Content) Close() error { return c.object.Close() }
