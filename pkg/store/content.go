@@ -33,6 +33,7 @@ type content struct {
 	hashers sync.Pool    // *blob.PieceHasher
 	handles atomic.Int32 // handles and readers; changed under Store.mu
 	refs    int          // guarded by Store.mu: handles, readers, operations, rows to be written
+	shut    bool         // guarded by Store.mu; the file was closed
 
 	life sync.Mutex // the last step of a commit and a removal exclude each other
 
@@ -61,6 +62,7 @@ type content struct {
 	flatAt    int64     // guarded by mu; bytes of the prefix that are in flat
 	flatErr   error     // guarded by mu; why the follower stopped
 	following bool      // guarded by mu
+	growing   bool      // guarded by mu; pieces were put by this process
 
 	readers map[*reader]struct{} // guarded by mu
 

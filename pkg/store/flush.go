@@ -25,6 +25,7 @@ const (
 
 // flushLoop writes the index behind until the store stops.
 func (s *Store) flushLoop() {
+	failing := false
 	for {
 		select {
 		case <-s.stop:
@@ -40,9 +41,14 @@ func (s *Store) flushLoop() {
 			timer.Stop()
 		case <-timer.C:
 		}
-		if err := s.flush(); err != nil {
-			s.log.Warn("the index could not be written; trying again", "error", err)
+		err := s.flush()
+		if err != nil && !failing {
+			s.log.Warn("the index could not be written; trying again each second", "error", err)
 		}
+		if err == nil && failing {
+			s.log.Info("the index could be written again")
+		}
+		failing = err != nil
 	}
 }
 

@@ -11,15 +11,25 @@ import (
 // that an earlier process left, and then follows the prefix that is there
 // from the file (the page cache, mostly) with the whole digest's hash, so
 // that a commit has little left to do. It starts when there is something to
-// do and ends when there is not, when nobody has a handle, or when the store
-// closes. The state of the whole digest's hash is not kept over a restart: it
+// do and ends when there is not, or when the store closes. The prefix is
+// followed only once pieces are put or a commit is tried, and only while
+// somebody has a handle: who merely serves a partial blob needs no digest. The state of the whole digest's hash is not kept over a restart: it
 // is made again from the start, 0.7 CPU-seconds a GiB.
 
-// follow starts the follower if it has something to do.
+// follow starts the follower, who is to follow the prefix from now on.
 func (c *content) follow() {
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	c.mu.Lock()
+	c.growing = true
+	c.mu.Unlock()
+	c.startFollower()
+}
+
+// startFollower starts the follower if it has something to do. Store.mu is
+// held.
+func (c *content) startFollower() {
 	s := c.store
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s.closed || c.following || !c.hasWork() {
@@ -35,10 +45,13 @@ func (c *content) follow() {
 
 // hasWork reports whether the follower can get on. c.mu is held.
 func (c *content) hasWork() bool {
-	if c.gone != nil || c.complete || c.sealed || c.flatErr != nil || c.handles.Load() == 0 {
+	if c.gone != nil || c.complete || c.sealed || c.flatErr != nil {
 		return false
 	}
-	return c.suspect.Count() > 0 || c.flatAt < c.size && c.written.Has(c.flatPiece())
+	if c.suspect.Count() > 0 {
+		return true // to the end, or a blob opened now and then never gets there
+	}
+	return c.growing && c.handles.Load() > 0 && c.flatAt < c.size && c.written.Has(c.flatPiece())
 }
 
 // flatPiece is the piece that the whole digest's hash needs next. c.mu is

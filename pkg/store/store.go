@@ -41,6 +41,7 @@ type Store struct {
 
 	flushing sync.Mutex     // one flush at a time; taken before mu
 	work     sync.WaitGroup // goroutines of the store; Add only while mu is held and closed is false
+	settled  sync.WaitGroup // files that Open found and the index didn't know
 	stop     chan struct{}  // closed by Close
 	kick     chan struct{}  // capacity 1: something is dirty
 	urgent   chan struct{}  // capacity 1: much is dirty
@@ -152,6 +153,7 @@ func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.open {
+		c.shut = true
 		err = errors.Join(err, c.file.Close())
 	}
 	clear(s.open)
@@ -372,6 +374,7 @@ func (s *Store) handle(e *entry) (*Blob, error) {
 	}
 	c.refs++
 	c.handles.Add(1)
+	c.startFollower() // for what an earlier process left
 	if e.access = s.now(); e.access.Sub(e.saved) > accessGrain {
 		s.markDirty(e.digest, nil)
 	}
@@ -433,10 +436,10 @@ func (s *Store) again(b *Blob) (*Blob, error) {
 // release gives a reference back and closes the file with the last. s.mu is
 // held.
 func (s *Store) release(c *content) {
-	c.refs--
-	if c.refs > 0 || s.closed {
-		return // Close closes what is open
+	if c.refs--; c.refs > 0 || c.shut {
+		return
 	}
+	c.shut = true
 	if s.open[c.digest] == c {
 		delete(s.open, c.digest)
 	}

@@ -67,7 +67,11 @@ func (s *Store) reconcile() error {
 		s.log.Warn("more is leased than may be kept", "error", err)
 	}
 	if len(complete) > 0 {
-		s.work.Go(func() { s.adopt(complete) })
+		s.settled.Add(1)
+		s.work.Go(func() {
+			defer s.settled.Done()
+			s.adopt(complete)
+		})
 	}
 	return nil
 }
