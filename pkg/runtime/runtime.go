@@ -35,6 +35,8 @@ type Pull struct {
 	Platform string
 	// Credential is for the registry of the image. Nil: ask without.
 	Credential *Credential
+	// Token is shown to the mirror with each request, instead of a Credential.
+	Token string
 	// Unpack makes the image ready to run, not only present.
 	Unpack bool
 	// Progress is told of bytes present and bytes known to be wanted, which

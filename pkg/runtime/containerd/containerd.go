@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path"
 	"path/filepath"
@@ -28,6 +29,9 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/runtime"
@@ -95,7 +99,7 @@ func Open(ctx context.Context, opts Options) (*Runtime, error) {
 			return nil, errors.New("containerd: a namespace has an empty name")
 		}
 	}
-	client, err := containerd.New(opts.Address)
+	client, err := containerd.New(opts.Address, containerd.WithDialOpts(dialOptions(opts.Address)))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", opts.Address, err)
 	}
@@ -105,6 +109,23 @@ func Open(ctx context.Context, opts Options) (*Runtime, error) {
 	}
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	return r, nil
+}
+
+// dialOptions replace the client's own, whose dialer waits ten seconds for a
+// socket that is not there. Here a call fails at once while containerd is
+// away, because a reader waits for it, and a Watch calls again.
+func dialOptions(socket string) []grpc.DialOption {
+	var dialer net.Dialer
+	return []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // a Unix socket
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+			MinConnectTimeout: callTimeout,
+		}),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", socket)
+		}),
+	}
 }
 
 // Close ends the connection and every Watch.

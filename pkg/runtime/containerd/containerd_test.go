@@ -394,6 +394,13 @@ func TestContainerdThatIsNotThere(t *testing.T) {
 	if _, err := r.List(t.Context()); err == nil {
 		t.Error("List says nothing of it")
 	}
+	asked := time.Now()
+	if f, err := r.OpenLocal(blob.Digest("sha256:" + strings.Repeat("0", 64))); err == nil || errors.Is(err, blob.ErrNotHeld) {
+		t.Errorf("OpenLocal = %v, %v, want an error that does not say that nothing is held", f, err)
+	}
+	if took := time.Since(asked); took > callTimeout/2 {
+		t.Errorf("OpenLocal kept its reader waiting for %v", took)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	events := r.Watch(ctx)
 	cancel()

@@ -32,7 +32,7 @@ func (r *Runtime) Pull(ctx context.Context, p runtime.Pull) (blob.Digest, error)
 	}
 	progress := &progress{report: p.Progress, seen: map[blob.Digest]bool{}}
 	opts := []containerd.RemoteOpt{
-		containerd.WithResolver(r.resolver(p.Credential)),
+		containerd.WithResolver(r.resolver(p)),
 		containerd.WithImageHandlerWrapper(progress.wrap),
 	}
 	if p.Platform != "" {
@@ -58,14 +58,18 @@ func (r *Runtime) Pull(ctx context.Context, p runtime.Pull) (blob.Digest, error)
 
 // resolver sends every request to the mirror. There is no way round it: an
 // image that the mirror cannot give is not pulled.
-func (r *Runtime) resolver(cred *runtime.Credential) remotes.Resolver {
+func (r *Runtime) resolver(p runtime.Pull) remotes.Resolver {
+	var header http.Header
+	if p.Token != "" {
+		header = http.Header{"Authorization": {"Bearer " + p.Token}}
+	}
 	client := &http.Client{Transport: docker.DefaultHTTPTransport(nil)}
 	authorizer := docker.NewDockerAuthorizer(docker.WithAuthClient(client),
 		docker.WithAuthCreds(func(string) (string, string, error) {
-			if cred == nil {
+			if p.Credential == nil {
 				return "", "", nil
 			}
-			return cred.Username, cred.Secret, nil
+			return p.Credential.Username, p.Credential.Secret, nil
 		}))
 	return docker.NewResolver(docker.ResolverOptions{
 		Hosts: func(string) ([]docker.RegistryHost, error) {
@@ -74,6 +78,7 @@ func (r *Runtime) resolver(cred *runtime.Credential) remotes.Resolver {
 				Authorizer:   authorizer,
 				Scheme:       "http",
 				Host:         r.opts.Mirror,
+				Header:       header,
 				Path:         "/v2",
 				Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
 			}}, nil

@@ -582,94 +582,6 @@ func (x *BlobReport) GetError() string {
 	return ""
 }
 
-type TorrentRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TorrentRequest) Reset() {
-	*x = TorrentRequest{}
-	mi := &file_shoal_v1_agent_proto_msgTypes[7]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TorrentRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TorrentRequest) ProtoMessage() {}
-
-func (x *TorrentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_agent_proto_msgTypes[7]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TorrentRequest.ProtoReflect.Descriptor instead.
-func (*TorrentRequest) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_agent_proto_rawDescGZIP(), []int{7}
-}
-
-func (x *TorrentRequest) GetDigest() string {
-	if x != nil {
-		return x.Digest
-	}
-	return ""
-}
-
-type TorrentResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Torrent       []byte                 `protobuf:"bytes,1,opt,name=torrent,proto3" json:"torrent,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TorrentResponse) Reset() {
-	*x = TorrentResponse{}
-	mi := &file_shoal_v1_agent_proto_msgTypes[8]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TorrentResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TorrentResponse) ProtoMessage() {}
-
-func (x *TorrentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_agent_proto_msgTypes[8]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TorrentResponse.ProtoReflect.Descriptor instead.
-func (*TorrentResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_agent_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *TorrentResponse) GetTorrent() []byte {
-	if x != nil {
-		return x.Torrent
-	}
-	return nil
-}
-
 var File_shoal_v1_agent_proto protoreflect.FileDescriptor
 
 const file_shoal_v1_agent_proto_rawDesc = "" +
@@ -729,16 +641,11 @@ const file_shoal_v1_agent_proto_rawDesc = "" +
 	"\x06hedges\x18\a \x01(\x05R\x06hedges\x12\x1d\n" +
 	"\n" +
 	"why_waited\x18\b \x01(\tR\twhyWaited\x12\x14\n" +
-	"\x05error\x18\t \x01(\tR\x05error\"(\n" +
-	"\x0eTorrentRequest\x12\x16\n" +
-	"\x06digest\x18\x01 \x01(\tR\x06digest\"+\n" +
-	"\x0fTorrentResponse\x12\x18\n" +
-	"\atorrent\x18\x01 \x01(\fR\atorrent2\xd4\x01\n" +
+	"\x05error\x18\t \x01(\tR\x05error2\x94\x01\n" +
 	"\fAgentService\x12;\n" +
 	"\x06Status\x12\x17.shoal.v1.StatusRequest\x1a\x18.shoal.v1.StatusResponse\x12G\n" +
 	"\n" +
-	"PullReport\x12\x1b.shoal.v1.PullReportRequest\x1a\x1c.shoal.v1.PullReportResponse\x12>\n" +
-	"\aTorrent\x12\x18.shoal.v1.TorrentRequest\x1a\x19.shoal.v1.TorrentResponseB6Z4github.com/shoalproject/shoal/proto/shoal/v1;shoalv1b\x06proto3"
+	"PullReport\x12\x1b.shoal.v1.PullReportRequest\x1a\x1c.shoal.v1.PullReportResponseB6Z4github.com/shoalproject/shoal/proto/shoal/v1;shoalv1b\x06proto3"
 
 var (
 	file_shoal_v1_agent_proto_rawDescOnce sync.Once
@@ -752,7 +659,7 @@ func file_shoal_v1_agent_proto_rawDescGZIP() []byte {
 	return file_shoal_v1_agent_proto_rawDescData
 }
 
-var file_shoal_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_shoal_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_shoal_v1_agent_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: shoal.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: shoal.v1.StatusResponse
@@ -761,28 +668,24 @@ var file_shoal_v1_agent_proto_goTypes = []any{
 	(*PullReportRequest)(nil),     // 4: shoal.v1.PullReportRequest
 	(*PullReportResponse)(nil),    // 5: shoal.v1.PullReportResponse
 	(*BlobReport)(nil),            // 6: shoal.v1.BlobReport
-	(*TorrentRequest)(nil),        // 7: shoal.v1.TorrentRequest
-	(*TorrentResponse)(nil),       // 8: shoal.v1.TorrentResponse
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
 }
 var file_shoal_v1_agent_proto_depIdxs = []int32{
-	9,  // 0: shoal.v1.StatusResponse.membership_until:type_name -> google.protobuf.Timestamp
+	7,  // 0: shoal.v1.StatusResponse.membership_until:type_name -> google.protobuf.Timestamp
 	2,  // 1: shoal.v1.StatusResponse.flights:type_name -> shoal.v1.Flight
 	3,  // 2: shoal.v1.Flight.sources:type_name -> shoal.v1.BytesFrom
-	9,  // 3: shoal.v1.PullReportResponse.started:type_name -> google.protobuf.Timestamp
-	9,  // 4: shoal.v1.PullReportResponse.ended:type_name -> google.protobuf.Timestamp
+	7,  // 3: shoal.v1.PullReportResponse.started:type_name -> google.protobuf.Timestamp
+	7,  // 4: shoal.v1.PullReportResponse.ended:type_name -> google.protobuf.Timestamp
 	6,  // 5: shoal.v1.PullReportResponse.blobs:type_name -> shoal.v1.BlobReport
-	9,  // 6: shoal.v1.BlobReport.started:type_name -> google.protobuf.Timestamp
-	9,  // 7: shoal.v1.BlobReport.ended:type_name -> google.protobuf.Timestamp
+	7,  // 6: shoal.v1.BlobReport.started:type_name -> google.protobuf.Timestamp
+	7,  // 7: shoal.v1.BlobReport.ended:type_name -> google.protobuf.Timestamp
 	3,  // 8: shoal.v1.BlobReport.sources:type_name -> shoal.v1.BytesFrom
 	0,  // 9: shoal.v1.AgentService.Status:input_type -> shoal.v1.StatusRequest
 	4,  // 10: shoal.v1.AgentService.PullReport:input_type -> shoal.v1.PullReportRequest
-	7,  // 11: shoal.v1.AgentService.Torrent:input_type -> shoal.v1.TorrentRequest
-	1,  // 12: shoal.v1.AgentService.Status:output_type -> shoal.v1.StatusResponse
-	5,  // 13: shoal.v1.AgentService.PullReport:output_type -> shoal.v1.PullReportResponse
-	8,  // 14: shoal.v1.AgentService.Torrent:output_type -> shoal.v1.TorrentResponse
-	12, // [12:15] is the sub-list for method output_type
-	9,  // [9:12] is the sub-list for method input_type
+	1,  // 11: shoal.v1.AgentService.Status:output_type -> shoal.v1.StatusResponse
+	5,  // 12: shoal.v1.AgentService.PullReport:output_type -> shoal.v1.PullReportResponse
+	11, // [11:13] is the sub-list for method output_type
+	9,  // [9:11] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -799,7 +702,7 @@ func file_shoal_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shoal_v1_agent_proto_rawDesc), len(file_shoal_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,8 +37,6 @@ const (
 	AgentServiceStatusProcedure = "/shoal.v1.AgentService/Status"
 	// AgentServicePullReportProcedure is the fully-qualified name of the AgentService's PullReport RPC.
 	AgentServicePullReportProcedure = "/shoal.v1.AgentService/PullReport"
-	// AgentServiceTorrentProcedure is the fully-qualified name of the AgentService's Torrent RPC.
-	AgentServiceTorrentProcedure = "/shoal.v1.AgentService/Torrent"
 )
 
 // AgentServiceClient is a client for the shoal.v1.AgentService service.
@@ -46,8 +44,6 @@ type AgentServiceClient interface {
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
 	// PullReport says where each byte of a pull came from.
 	PullReport(context.Context, *connect.Request[v1.PullReportRequest]) (*connect.Response[v1.PullReportResponse], error)
-	// Torrent exports a held blob as a hybrid v1+v2 .torrent (BEP 52).
-	Torrent(context.Context, *connect.Request[v1.TorrentRequest]) (*connect.Response[v1.TorrentResponse], error)
 }
 
 // NewAgentServiceClient constructs a client for the shoal.v1.AgentService service. By default, it
@@ -73,12 +69,6 @@ func NewAgentServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(agentServiceMethods.ByName("PullReport")),
 			connect.WithClientOptions(opts...),
 		),
-		torrent: connect.NewClient[v1.TorrentRequest, v1.TorrentResponse](
-			httpClient,
-			baseURL+AgentServiceTorrentProcedure,
-			connect.WithSchema(agentServiceMethods.ByName("Torrent")),
-			connect.WithClientOptions(opts...),
-		),
 	}
 }
 
@@ -86,7 +76,6 @@ func NewAgentServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 type agentServiceClient struct {
 	status     *connect.Client[v1.StatusRequest, v1.StatusResponse]
 	pullReport *connect.Client[v1.PullReportRequest, v1.PullReportResponse]
-	torrent    *connect.Client[v1.TorrentRequest, v1.TorrentResponse]
 }
 
 // Status calls shoal.v1.AgentService.Status.
@@ -99,18 +88,11 @@ func (c *agentServiceClient) PullReport(ctx context.Context, req *connect.Reques
 	return c.pullReport.CallUnary(ctx, req)
 }
 
-// Torrent calls shoal.v1.AgentService.Torrent.
-func (c *agentServiceClient) Torrent(ctx context.Context, req *connect.Request[v1.TorrentRequest]) (*connect.Response[v1.TorrentResponse], error) {
-	return c.torrent.CallUnary(ctx, req)
-}
-
 // AgentServiceHandler is an implementation of the shoal.v1.AgentService service.
 type AgentServiceHandler interface {
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
 	// PullReport says where each byte of a pull came from.
 	PullReport(context.Context, *connect.Request[v1.PullReportRequest]) (*connect.Response[v1.PullReportResponse], error)
-	// Torrent exports a held blob as a hybrid v1+v2 .torrent (BEP 52).
-	Torrent(context.Context, *connect.Request[v1.TorrentRequest]) (*connect.Response[v1.TorrentResponse], error)
 }
 
 // NewAgentServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -132,20 +114,12 @@ func NewAgentServiceHandler(svc AgentServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(agentServiceMethods.ByName("PullReport")),
 		connect.WithHandlerOptions(opts...),
 	)
-	agentServiceTorrentHandler := connect.NewUnaryHandler(
-		AgentServiceTorrentProcedure,
-		svc.Torrent,
-		connect.WithSchema(agentServiceMethods.ByName("Torrent")),
-		connect.WithHandlerOptions(opts...),
-	)
 	return "/shoal.v1.AgentService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AgentServiceStatusProcedure:
 			agentServiceStatusHandler.ServeHTTP(w, r)
 		case AgentServicePullReportProcedure:
 			agentServicePullReportHandler.ServeHTTP(w, r)
-		case AgentServiceTorrentProcedure:
-			agentServiceTorrentHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -161,8 +135,4 @@ func (UnimplementedAgentServiceHandler) Status(context.Context, *connect.Request
 
 func (UnimplementedAgentServiceHandler) PullReport(context.Context, *connect.Request[v1.PullReportRequest]) (*connect.Response[v1.PullReportResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("shoal.v1.AgentService.PullReport is not implemented"))
-}
-
-func (UnimplementedAgentServiceHandler) Torrent(context.Context, *connect.Request[v1.TorrentRequest]) (*connect.Response[v1.TorrentResponse], error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("shoal.v1.AgentService.Torrent is not implemented"))
 }
