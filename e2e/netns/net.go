@@ -21,6 +21,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // namePrefix marks our namespaces; the process that made them follows, so
@@ -139,6 +141,24 @@ func (n *Net) Close() {
 		h.Close()
 	}
 	remove(ctx, func(ns string) bool { return strings.HasPrefix(ns, n.prefix) })
+	unmountUnder(n.dir)
+}
+
+// unmountUnder takes down what a killed container engine left mounted below
+// the folder, the latest mount first.
+func unmountUnder(dir string) {
+	raw, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return
+	}
+	lines := strings.Split(string(raw), "\n")
+	slices.Reverse(lines)
+	for _, line := range lines {
+		// The fifth field is the mount point (proc(5)).
+		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
+			_ = unix.Unmount(fields[4], unix.MNT_DETACH)
+		}
+	}
 }
 
 // Sweep removes what runs left behind whose process is gone.

@@ -66,9 +66,9 @@ func run(ctx context.Context, args []string) error {
 	flags.BoolVar(&o.seed, "seed", false, "hold the blobs already")
 	flags.Int64Var(&o.start, "start", 0, "begin at this Unix time in nanoseconds")
 	flags.BoolVar(&o.defaults, "defaults", false, "leave the library's defaults alone")
-	flags.Int64Var(&o.chunk, "chunk", 64<<10, "bytes asked for in one request")
+	flags.Int64Var(&o.chunk, "chunk", 128<<10, "bytes asked for in one request")
 	flags.Int64Var(&o.unverified, "unverified", 64<<20, "bytes in flight before they are verified")
-	flags.IntVar(&o.conns, "conns", 50, "connections per torrent")
+	flags.IntVar(&o.conns, "conns", 5, "connections per torrent")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
