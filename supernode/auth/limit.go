@@ -1,0 +1,166 @@
+package auth
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	// userFree and addressFree are the failures that cost nothing.
+	userFree    = 10
+	addressFree = 20
+	// The wait doubles with each failure after that, up to the longest.
+	firstWait   = time.Second
+	userLongest = time.Minute
+	addrLongest = 5 * time.Minute
+	// forgetAfter is how long after the last failure all is forgotten.
+	forgetAfter = 30 * time.Minute
+	// maxTracked bounds each table.
+	maxTracked = 8192
+	// victims is how many entries are looked at to make room for a new one.
+	victims = 16
+)
+
+// limits slows down who guesses passwords: per user name, whether somebody
+// has that name or not, and per address (for IPv6 per /64). So that nobody
+// can lock a user out from elsewhere, a user's limit does not bind an address
+// from which that user logged in lately; the address's own does.
+type limits struct {
+	mu        sync.Mutex
+	users     table                // by user name; guarded by mu
+	addresses table                // by address; guarded by mu
+	known     map[string]time.Time // user and address of a login that succeeded → when; guarded by mu
+}
+
+func newLimits() *limits {
+	return &limits{users: table{}, addresses: table{}, known: map[string]time.Time{}}
+}
+
+// wait is how long user at address has to wait before a password is looked
+// at; 0 is not at all.
+func (l *limits) wait(user, address string, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d := l.addresses.wait(address, now)
+	if at, ok := l.known[user+"\x00"+address]; !ok || now.Sub(at) > forgetAfter {
+		d = max(d, l.users.wait(user, now))
+	}
+	return max(d, 0)
+}
+
+// begin counts an attempt as failed before its outcome is known, so that many
+// at once gain nothing.
+func (l *limits) begin(user, address string, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.users.fail(user, now, userFree, userLongest)
+	l.addresses.fail(address, now, addressFree, addrLongest)
+}
+
+// succeed takes back what begin counted. The address keeps its other
+// failures: who has an own account may not use it to guess at others'.
+func (l *limits) succeed(user, address string, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.users, user)
+	l.addresses.refund(address)
+	if len(l.known) >= maxTracked {
+		l.forgetKnown()
+	}
+	l.known[user+"\x00"+address] = now
+}
+
+func (l *limits) forgetKnown() { // mu is held
+	seen, oldest := 0, ""
+	for k, at := range l.known {
+		if oldest == "" || at.Before(l.known[oldest]) {
+			oldest = k
+		}
+		if seen++; seen == victims {
+			break
+		}
+	}
+	delete(l.known, oldest)
+}
+
+// table counts failures by name.
+type table map[string]attempts
+
+type attempts struct {
+	failures int
+	last     time.Time
+	until    time.Time // no attempt is looked at before
+}
+
+func (t table) wait(name string, now time.Time) time.Duration {
+	return t[name].until.Sub(now)
+}
+
+func (t table) fail(name string, now time.Time, free int, longest time.Duration) {
+	a, ok := t[name]
+	if !ok && len(t) >= maxTracked {
+		t.evict(now)
+	}
+	if now.Sub(a.last) > forgetAfter {
+		a = attempts{}
+	}
+	a.failures++
+	a.last = now
+	if over := a.failures - free; over > 0 {
+		wait := longest
+		if over <= 16 { // 2^16 s is far above any longest
+			wait = min(firstWait<<(over-1), longest)
+		}
+		a.until = now.Add(wait)
+	}
+	t[name] = a
+}
+
+func (t table) refund(name string) {
+	if a, ok := t[name]; ok {
+		a.failures--
+		a.until = time.Time{}
+		if t[name] = a; a.failures <= 0 {
+			delete(t, name)
+		}
+	}
+}
+
+// evict makes room: of a few entries, which a map names in no order, the one
+// with the fewest failures goes, so that a flood of new names does not wash
+// away the guessers.
+func (t table) evict(now time.Time) {
+	seen, victim := 0, ""
+	for name, a := range t {
+		if now.Sub(a.last) > forgetAfter {
+			victim = name
+			break
+		}
+		if victim == "" || a.failures < t[victim].failures {
+			victim = name
+		}
+		if seen++; seen == victims {
+			break
+		}
+	}
+	delete(t, victim)
+}
+
+// addressOf is the part of a remote address that one party holds: an IPv4
+// address, or the /64 of an IPv6 one.
+func addressOf(remote string) string {
+	ap, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return remote
+	}
+	addr := ap.Addr().Unmap().WithZone("")
+	if addr.Is4() {
+		return addr.String()
+	}
+	prefix, err := addr.Prefix(64)
+	if err != nil {
+		return addr.String()
+	}
+	return prefix.String()
+}

@@ -1,0 +1,260 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/shoalproject/shoal/supernode/meta"
+)
+
+const (
+	userPrefix = "auth/user/"
+	adminName  = "admin"
+	maxUser    = 128 // bytes
+)
+
+var (
+	// ErrLogin is wrapped for a wrong user name or password; it does not say which.
+	ErrLogin = errors.New("wrong user name or password")
+	// ErrUserExists is wrapped when a name is taken.
+	ErrUserExists = errors.New("a user of this name exists")
+	// ErrNoUser is wrapped when nobody has a name.
+	ErrNoUser = errors.New("no such user")
+)
+
+// User is somebody who may log in.
+type User struct {
+	Name       string
+	Admin      bool
+	MustChange bool // the password was given by somebody else
+	Created    time.Time
+
+	epoch uint64
+}
+
+// userRecord is a user as stored.
+type userRecord struct {
+	Name       string    `json:"name"`
+	Hash       string    `json:"hash"` // argon2id, PHC string
+	Admin      bool      `json:"admin,omitempty"`
+	MustChange bool      `json:"must_change,omitempty"`
+	Created    time.Time `json:"created"`
+	// Epoch counts what ends all of a user's sessions and refresh tokens. It
+	// begins at a random number, so that a user made anew under an old name
+	// does not inherit any.
+	Epoch uint64 `json:"epoch"`
+}
+
+func (u *userRecord) user() User {
+	return User{Name: u.Name, Admin: u.Admin, MustChange: u.MustChange, Created: u.Created, epoch: u.Epoch}
+}
+
+// FirstLogin makes the user admin when there is no user at all. The password
+// is the first line of passwordFile, or, when that is empty, drawn at random,
+// handed to save, and to be changed. save is called before the user exists:
+// after a crash the next start makes a new one. Later starts change nothing.
+func (a *Auth) FirstLogin(ctx context.Context, passwordFile string, save func(user, password string) error) (created bool, err error) {
+	page, err := a.cfg.Meta.List(ctx, userPrefix, "", 1)
+	if err != nil {
+		return false, fmt.Errorf("look for users: %w", err)
+	}
+	if len(page) > 0 {
+		return false, nil
+	}
+	var password string
+	if passwordFile != "" {
+		if password, err = readPassword(passwordFile); err != nil {
+			return false, err
+		}
+	} else {
+		raw := make([]byte, 15) // 120 bits, 24 letters and digits
+		if _, err := rand.Read(raw); err != nil {
+			return false, fmt.Errorf("draw the first password: %w", err)
+		}
+		password = strings.ToLower(base32.StdEncoding.EncodeToString(raw))
+		if err := save(adminName, password); err != nil {
+			return false, fmt.Errorf("keep the first password: %w", err)
+		}
+	}
+	if err := a.createUser(ctx, adminName, password, true, passwordFile == ""); err != nil {
+		return false, fmt.Errorf("make the first user: %w", err)
+	}
+	return true, nil
+}
+
+func readPassword(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read the admin's password: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // opened for reading only
+	raw, err := io.ReadAll(io.LimitReader(f, maxPassword+2))
+	if err != nil {
+		return "", fmt.Errorf("read the admin's password: %w", err)
+	}
+	line, _, _ := strings.Cut(string(raw), "\n")
+	return strings.TrimSuffix(line, "\r"), nil
+}
+
+// CreateUser makes a user whose password was chosen by somebody else, and so
+// must be changed. ErrUserExists when the name is taken.
+func (a *Auth) CreateUser(ctx context.Context, name, password string, admin bool) error {
+	return a.createUser(ctx, name, password, admin, true)
+}
+
+func (a *Auth) createUser(ctx context.Context, name, password string, admin, mustChange bool) error {
+	if !userName(name) {
+		return fmt.Errorf("make a user: a name is 1 to %d of a-z, 0-9, and . _ - @ + after the first", maxUser)
+	}
+	hash, err := a.passwords.hash(ctx, password)
+	if err != nil {
+		return fmt.Errorf("make user %s: %w", name, err)
+	}
+	epoch, err := newEpoch()
+	if err != nil {
+		return err
+	}
+	err = update(ctx, a.cfg.Meta, userPrefix+name, func(old *userRecord) (*userRecord, error) {
+		if old != nil {
+			return nil, ErrUserExists
+		}
+		return &userRecord{Name: name, Hash: hash, Admin: admin, MustChange: mustChange, Created: a.cfg.Now(), Epoch: epoch}, nil
+	})
+	if err != nil {
+		return fmt.Errorf("make user %s: %w", name, err)
+	}
+	return nil
+}
+
+// RemoveUser ends a user, all sessions and refresh tokens included. The last
+// admin stays.
+func (a *Auth) RemoveUser(ctx context.Context, name string) error {
+	list, err := a.Users(ctx)
+	if err != nil {
+		return err
+	}
+	record, revision, err := a.readUser(ctx, name)
+	if err != nil {
+		return fmt.Errorf("remove user: %w", err)
+	}
+	if record == nil {
+		return fmt.Errorf("remove user: %w", ErrNoUser)
+	}
+	compares := []meta.Compare{{Key: userPrefix + name, Revision: revision}}
+	if record.Admin {
+		other := ""
+		for _, u := range list {
+			if u.Admin && u.Name != name {
+				other = u.Name
+			}
+		}
+		rest, otherRevision, err := a.readUser(ctx, other)
+		if err != nil {
+			return fmt.Errorf("remove user %s: %w", name, err)
+		}
+		if rest == nil || !rest.Admin {
+			return fmt.Errorf("remove user %s: the last admin stays; make another one first", name)
+		}
+		// The other admin must still be there when this one goes.
+		compares = append(compares, meta.Compare{Key: userPrefix + other, Revision: otherRevision})
+	}
+	if _, err := a.cfg.Meta.Commit(ctx, compares, []meta.Op{meta.Delete(userPrefix + name)}); err != nil {
+		return fmt.Errorf("remove user %s: %w", name, err)
+	}
+	return nil
+}
+
+// ChangePassword is a user's own doing: it takes the old password, which is
+// limited like a login. All sessions and refresh tokens of the user end.
+func (a *Auth) ChangePassword(r *http.Request, name, old, next string) error {
+	if old == next {
+		return errors.New("change the password: the new one is the old one")
+	}
+	if _, err := a.Login(r, name, old); err != nil {
+		return fmt.Errorf("change the password: %w", err)
+	}
+	return a.setPassword(r.Context(), name, next, false)
+}
+
+// SetPassword is an admin's doing: the user must change it. All sessions and
+// refresh tokens of the user end.
+func (a *Auth) SetPassword(ctx context.Context, name, password string) error {
+	return a.setPassword(ctx, name, password, true)
+}
+
+func (a *Auth) setPassword(ctx context.Context, name, password string, mustChange bool) error {
+	if !userName(name) {
+		return fmt.Errorf("set a password: %w", ErrNoUser)
+	}
+	hash, err := a.passwords.hash(ctx, password)
+	if err != nil {
+		return fmt.Errorf("set the password of %s: %w", name, err)
+	}
+	err = update(ctx, a.cfg.Meta, userPrefix+name, func(old *userRecord) (*userRecord, error) {
+		if old == nil {
+			return nil, ErrNoUser
+		}
+		next := *old
+		next.Hash, next.MustChange = hash, mustChange
+		next.Epoch++
+		return &next, nil
+	})
+	if err != nil {
+		return fmt.Errorf("set the password of %s: %w", name, err)
+	}
+	return nil
+}
+
+// Users lists all users by name.
+func (a *Auth) Users(ctx context.Context) ([]User, error) {
+	records, err := scan[userRecord](ctx, a.cfg.Meta, userPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("list users: %w", err)
+	}
+	out := make([]User, len(records))
+	for i := range records {
+		out[i] = records[i].user()
+	}
+	return out, nil
+}
+
+// readUser returns nil for a name that nobody has or could have.
+func (a *Auth) readUser(ctx context.Context, name string) (*userRecord, meta.Revision, error) {
+	if !userName(name) {
+		return nil, 0, nil
+	}
+	return read[userRecord](ctx, a.cfg.Meta, userPrefix+name)
+}
+
+func userName(s string) bool {
+	if s == "" || len(s) > maxUser {
+		return false
+	}
+	for i, c := range []byte(s) {
+		plain := c >= 'a' && c <= 'z' || c >= '0' && c <= '9'
+		if !plain && (i == 0 || !strings.ContainsRune("._-@+", rune(c))) {
+			return false
+		}
+	}
+	return true
+}
+
+func newEpoch() (uint64, error) {
+	var raw [6]byte // below 2^53, so that JSON readers of any kind keep it
+	if _, err := rand.Read(raw[:]); err != nil {
+		return 0, fmt.Errorf("draw an epoch: %w", err)
+	}
+	var n uint64
+	for _, b := range raw {
+		n = n<<8 | uint64(b)
+	}
+	return n, nil
+}
