@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/swarm/policy"
 )
 
 const (
@@ -22,6 +23,8 @@ const (
 
 // client talks to one peer.
 type client struct {
+	peer      blob.Peer
+	talk      *talk
 	transport *http.Transport
 	base      string
 	users     int       // guarded by Exchange.mu
@@ -30,11 +33,12 @@ type client struct {
 
 // client finds or makes the client of a peer; e.mu is held. Its user must be
 // taken back by leaveClient.
-func (e *Exchange) client(p blob.Peer) *client {
+func (e *Exchange) client(p blob.Peer, state *policy.Peer) *client {
 	key := blob.Peer{ID: p.ID, Addr: p.Addr}
 	now := time.Now()
 	for other, c := range e.clients {
 		if c.users == 0 && now.Sub(c.used) > clientIdle {
+			c.talk.end()
 			c.transport.CloseIdleConnections()
 			delete(e.clients, other)
 		}
@@ -42,6 +46,7 @@ func (e *Exchange) client(p blob.Peer) *client {
 	c := e.clients[key]
 	if c == nil {
 		c = e.newClient(p)
+		c.talk = &talk{e: e, client: c, state: state, subs: map[uint16]*subscription{}, wake: make(chan struct{}, 1)}
 		e.clients[key] = c
 	}
 	c.users++
@@ -68,7 +73,7 @@ func (e *Exchange) newClient(p blob.Peer) *client {
 		ReadBufferSize:  4 << 10,
 		WriteBufferSize: 4 << 10,
 	}
-	c := &client{transport: t, base: "http://" + p.Addr}
+	c := &client{peer: p, transport: t, base: "http://" + p.Addr}
 	if e.cfg.Dial != nil {
 		c.base = "https://" + p.Addr
 		t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {

@@ -140,6 +140,7 @@ func (e *Exchange) Close() {
 	for key, c := range e.clients {
 		c.transport.CloseIdleConnections()
 		if c.users == 0 {
+			c.talk.end()
 			delete(e.clients, key)
 		}
 	}

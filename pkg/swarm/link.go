@@ -1,12 +1,6 @@
 package swarm
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"io"
-	"math/rand/v2"
-	"net/http"
 	"time"
 
 	"github.com/shoalproject/shoal/pkg/blob"
@@ -18,11 +12,12 @@ type link struct {
 	peer   blob.Peer
 	state  *policy.Peer // guarded by Exchange.mu
 	client *client
-	cancel context.CancelFunc
+	sub    *subscription
 	asked  int         // next requests that are open
 	told   blob.Bitmap // what a seed is said to hold
 	alive  bool        // it has said what it holds
 	absent int         // how often in a row it knew nothing of the blob
+	askAt  time.Time   // when it is asked again after that; zero: not
 }
 
 // relink makes the links those of the latest list.
@@ -59,24 +54,27 @@ func (s *session) relink(list []blob.Peer) {
 }
 
 func (s *session) link(p blob.Peer) {
-	ctx, cancel := context.WithCancel(s.ctx)
-	l := &link{peer: p, cancel: cancel, told: blob.NewBitmap(s.pieces)}
+	l := &link{peer: p, told: blob.NewBitmap(s.pieces)}
 	s.e.mu.Lock()
 	l.state = s.e.peer(p)
-	l.client = s.e.client(p)
+	l.client = s.e.client(p, l.state)
 	if !p.Seed {
 		s.picker.Add(p.ID, l.state)
 	}
 	s.e.mu.Unlock()
 	s.links[p.ID] = l
 	s.order = append(s.order, l)
-	s.work.Go(func() { s.follow(ctx, l) })
+	l.sub = &subscription{
+		digest: s.sink.Digest(), pieces: s.pieces,
+		tell: func(n news) { s.post(func() { s.hear(l, n) }) },
+	}
+	l.client.talk.follow(s.ctx, l.sub)
 }
 
 // unlink stops talking to a peer. Pieces that are on their way may still
 // arrive.
 func (s *session) unlink(l *link) {
-	l.cancel()
+	l.client.talk.leave(l.sub)
 	s.picker.Remove(l.peer.ID)
 	delete(s.links, l.peer.ID)
 	for i, o := range s.order {
@@ -91,98 +89,34 @@ func (s *session) unlink(l *link) {
 // linked reports whether l is still one of the session's links.
 func (s *session) linked(l *link) bool { return s.links[l.peer.ID] == l }
 
-// follow keeps a have stream open to a peer until the peer holds everything.
-func (s *session) follow(ctx context.Context, l *link) {
-	wait := 100 * time.Millisecond
-	for {
-		began := time.Now()
-		complete, err := s.readHave(ctx, l)
-		if complete || ctx.Err() != nil {
-			return
-		}
-		var status *statusError
-		switch {
-		case errors.As(err, &status) && status.status == http.StatusServiceUnavailable:
-			wait = max(wait, status.retry)
-		case errors.As(err, &status) && status.status == http.StatusNotFound:
-			// It may be about to fetch the blob too.
-			s.post(func() { l.absent++ })
-		case err != nil:
-			s.log.Debug("follow a peer", "peer", l.peer.ID, "addr", l.peer.Addr, "err", err)
-			s.e.judge(l.state, (*policy.Peer).Failed)
-		}
-		if time.Since(began) > 5*time.Second {
-			wait = 100 * time.Millisecond
-		}
-		timer := time.NewTimer(wait/2 + rand.N(wait/2))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		case <-timer.C:
-		}
-		wait = min(2*wait, 5*time.Second)
-	}
-}
-
-// readHave reads one have stream to its end.
-func (s *session) readHave(ctx context.Context, l *link) (complete bool, err error) {
-	resp, err := l.client.get(ctx, s.sink.Digest(), "have", http.Header{headerClass: {s.class.String()}})
-	if err != nil {
-		return false, err
-	}
-	defer resp.Body.Close()
-	if err := failed(resp); err != nil {
-		return false, err
-	}
-	var buf []byte
-	for {
-		kind, payload, err := readFrame(resp.Body, s.pieces, buf)
-		if errors.Is(err, io.EOF) {
-			return false, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		buf = payload
-		switch kind {
-		case frameHave:
-			have, err := decodeHave(payload, s.pieces)
-			if err != nil {
-				return false, err
-			}
-			s.post(func() { s.reset(l, have) })
-		case frameGained:
-			gained, err := decodeGained(payload, s.pieces)
-			if err != nil {
-				return false, err
-			}
-			s.post(func() { s.gained(l, gained) })
-		case frameComplete:
-			all := blob.NewBitmap(s.pieces)
-			all.Fill()
-			s.post(func() { s.reset(l, all) })
-			// Read to the end, so that the connection can be used again.
-			_, err := io.CopyN(io.Discard, resp.Body, 1)
-			return errors.Is(err, io.EOF), nil
-		default:
-			return false, fmt.Errorf("%w: type %d on a have stream", errFrame, kind)
-		}
-	}
-}
-
-func (s *session) reset(l *link, have blob.Bitmap) {
-	l.told, l.alive, l.absent = have, true, 0
-	if s.linked(l) {
-		s.picker.Reset(l.peer.ID, have)
-	}
-}
-
-func (s *session) gained(l *link, gained []int) {
-	for _, i := range gained {
-		l.told.Set(i)
+// hear takes note of what a peer says about the blob.
+func (s *session) hear(l *link, n news) {
+	switch {
+	case n.absent:
+		// It may be about to fetch the blob too: ask again, less and less often.
+		l.absent++
+		l.askAt = time.Now().Add(min(50*time.Millisecond<<min(l.absent, 10), 5*time.Second))
+	case n.have != nil:
+		l.told, l.alive, l.absent = *n.have, true, 0
 		if s.linked(l) {
-			s.picker.Gained(l.peer.ID, i)
+			s.picker.Reset(l.peer.ID, *n.have)
+		}
+	default:
+		for _, i := range n.gained {
+			l.told.Set(i)
+			if s.linked(l) {
+				s.picker.Gained(l.peer.ID, i)
+			}
+		}
+	}
+}
+
+// askAbsent asks those again that had nothing of the blob.
+func (s *session) askAbsent(now time.Time) {
+	for _, l := range s.order {
+		if !l.askAt.IsZero() && !now.Before(l.askAt) {
+			l.askAt = time.Time{}
+			l.client.talk.again(l.sub)
 		}
 	}
 }

@@ -23,15 +23,24 @@ const (
 type proofState struct {
 	final   bool            // the final map is known
 	running map[string]bool // peers whose map stream is read
-	tried   map[string]bool // peers whose stream ended without the final map
+	tried   map[string]bool // peers whose stream ended without the final map; cleared when all were tried
+	denied  map[string]bool // peers that answered, and had none
 	asked   time.Time       // when the last peer was asked
 	began   time.Time
 }
 
-// none reports whether nobody has signed hashes: there were peers to ask, and
-// time enough.
-func (p *proofState) none(now time.Time, links, known int) bool {
-	return !p.final && known == 0 && links > 0 && now.Sub(p.began) >= proofPatience
+// none reports whether nobody has signed hashes: all who are linked said so,
+// or time enough has passed.
+func (p *proofState) none(now time.Time, links []*link, known int) bool {
+	if p.final || known > 0 || len(links) == 0 || now.Sub(p.began) < proofPatience {
+		return false
+	}
+	for _, l := range links {
+		if !p.denied[l.peer.ID] {
+			return now.Sub(p.began) >= 5*proofPatience
+		}
+	}
+	return true
 }
 
 // wantProof reads map streams until the final map is known: the seed's first,
@@ -69,9 +78,12 @@ func (s *session) wantProof(now time.Time) {
 		if err != nil && s.ctx.Err() == nil {
 			s.log.Debug("read signed piece hashes", "peer", best.peer.ID, "err", err)
 		}
+		var status *statusError
+		denied := err == nil || errors.As(err, &status) && status.status == http.StatusNotFound || errors.Is(err, blob.ErrBadMap)
 		s.post(func() {
 			delete(p.running, best.peer.ID)
 			p.tried[best.peer.ID] = true
+			p.denied[best.peer.ID] = denied
 			s.learn()
 		})
 	})

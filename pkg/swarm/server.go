@@ -132,6 +132,9 @@ func (s *Server) serve(w http.ResponseWriter, control *http.ResponseController, 
 	if err != nil {
 		return &refusal{status: http.StatusUnauthorized, reason: "member", text: "not a member of this network"}
 	}
+	if r.URL.Path == pathPrefix+"have" && r.Method == http.MethodPost {
+		return s.stream(peer, func() error { return s.serveHave(w, control, r, peer) })
+	}
 	d, verb, index, err := parsePath(r)
 	if err != nil {
 		return err
@@ -158,9 +161,7 @@ func (s *Server) serve(w http.ResponseWriter, control *http.ResponseController, 
 	}
 	switch verb {
 	case "map":
-		return s.stream(c, c.sendMap)
-	case "have":
-		return s.stream(c, c.sendHave)
+		return s.stream(peer, c.sendMap)
 	case "next":
 		return s.next(c)
 	default:
@@ -195,7 +196,7 @@ func parsePath(r *http.Request) (d blob.Digest, verb string, index int, err erro
 	}
 	verb = parts[1]
 	switch {
-	case len(parts) == 2 && (verb == "map" || verb == "have" || verb == "next"):
+	case len(parts) == 2 && (verb == "map" || verb == "next"):
 		return d, verb, 0, nil
 	case len(parts) == 3 && verb == "piece":
 		n, err := strconv.ParseUint(parts[2], 10, 31)
@@ -208,13 +209,13 @@ func parsePath(r *http.Request) (d blob.Digest, verb string, index int, err erro
 }
 
 // stream runs a map or have stream within the bounds of this peer.
-func (s *Server) stream(c *call, send func() error) error {
+func (s *Server) stream(peer string, send func() error) error {
 	s.mu.Lock()
-	if s.streams[c.peer] >= streamsPerPeer || s.open >= streamsInAll {
+	if s.streams[peer] >= streamsPerPeer || s.open >= streamsInAll {
 		s.mu.Unlock()
 		return &refusal{status: http.StatusServiceUnavailable, reason: "streams", text: "too many streams are open", retry: 2 * time.Second}
 	}
-	s.streams[c.peer]++
+	s.streams[peer]++
 	s.open++
 	s.mu.Unlock()
 	s.metrics.streams.Inc()
@@ -223,8 +224,8 @@ func (s *Server) stream(c *call, send func() error) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.open--
-		if s.streams[c.peer]--; s.streams[c.peer] == 0 {
-			delete(s.streams, c.peer)
+		if s.streams[peer]--; s.streams[peer] == 0 {
+			delete(s.streams, peer)
 		}
 	}()
 	return send()

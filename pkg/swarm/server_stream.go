@@ -8,21 +8,18 @@ import (
 )
 
 const (
-	// gainedEvery is how often at most a have stream speaks. What is gained
-	// after a silence is said at once.
-	gainedEvery = 20 * time.Millisecond
 	// streamLife ends a stream that outlived any transfer; the reader asks
 	// again.
 	streamLife = 10 * time.Minute
 )
 
 // emit sends frames and pushes them out.
-func (c *call) emit(frames []byte) error {
-	_ = c.control.SetWriteDeadline(time.Now().Add(10 * time.Second))
-	if _, err := c.w.Write(frames); err != nil {
+func emit(w http.ResponseWriter, control *http.ResponseController, frames []byte) error {
+	_ = control.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	if _, err := w.Write(frames); err != nil {
 		return err
 	}
-	return c.control.Flush()
+	return control.Flush()
 }
 
 // pause waits until changed is closed, and for no longer than the stream may
@@ -53,61 +50,18 @@ func (c *call) sendMap() error {
 	for sent := 0; ; {
 		frames = frames[:0]
 		if final != nil {
-			return c.emit(appendFrame(frames, frameMap, final.Encode()))
+			return emit(c.w, c.control, appendFrame(frames, frameMap, final.Encode()))
 		}
 		for ; sent < len(batches); sent++ {
 			frames = appendFrame(frames, frameBatch, batches[sent].Encode())
 		}
-		if err := c.emit(frames); err != nil {
+		if err := emit(c.w, c.control, frames); err != nil {
 			return err
 		}
 		if !c.pause(changed, life.C) {
 			return nil
 		}
 		final, batches, changed = c.content.Proof()
-	}
-}
-
-// sendHave streams which pieces are held, until all are.
-func (c *call) sendHave() error {
-	c.w.Header().Set("Content-Type", "application/octet-stream")
-	life := time.NewTimer(streamLife)
-	defer life.Stop()
-	have, changed := c.content.Progress()
-	frames := appendHave(nil, have)
-	told := have
-	for {
-		if have.Full() {
-			return c.emit(appendFrame(frames, frameComplete, nil))
-		}
-		if len(frames) > 0 {
-			if err := c.emit(frames); err != nil {
-				return err
-			}
-		}
-		spoke := time.Now()
-		if !c.pause(changed, life.C) {
-			return nil
-		}
-		if rest := gainedEvery - time.Since(spoke); rest > 0 {
-			quiet := time.NewTimer(rest)
-			select {
-			case <-quiet.C:
-			case <-c.r.Context().Done():
-				quiet.Stop()
-				return nil
-			}
-		}
-		have, changed = c.content.Progress()
-		gained := have.Minus(told)
-		frames = frames[:0]
-		if gained.Count() > 0 {
-			frames = appendGained(frames, gained)
-		}
-		if lost := told.Minus(have); lost.Count() > 0 {
-			frames = appendHave(frames[:0], have)
-		}
-		told = have
 	}
 }
 

@@ -73,7 +73,7 @@ func newSession(ctx context.Context, e *Exchange, req FetchRequest, class policy
 		known:    blob.NewBitmap(pieces),
 		gone:     blob.NewBitmap(pieces),
 		demand:   blob.NewBitmap(pieces),
-		proof:    proofState{tried: map[string]bool{}, running: map[string]bool{}},
+		proof:    proofState{tried: map[string]bool{}, denied: map[string]bool{}, running: map[string]bool{}},
 	}
 }
 
@@ -152,6 +152,7 @@ func (s *session) step(now time.Time) (done bool, err error) {
 		}
 		return len(s.attempts) == 0, nil
 	}
+	s.askAbsent(now)
 	s.wantProof(now)
 	s.fill(now, false)
 	s.askSeeds(now)
@@ -226,7 +227,7 @@ func (s *session) hopeless(now time.Time) (bool, error) {
 	if len(s.attempts) > 0 {
 		return false, nil
 	}
-	if s.proof.none(now, len(s.links), s.known.Count()) {
+	if s.proof.none(now, s.order, s.known.Count()) {
 		return true, ErrNoProof
 	}
 	if !s.last {
@@ -248,7 +249,7 @@ func (s *session) close() {
 		a.cancel(errEnded)
 	}
 	for _, l := range s.order {
-		l.cancel()
+		l.client.talk.leave(l.sub)
 	}
 	s.work.Wait()
 	s.e.mu.Lock()

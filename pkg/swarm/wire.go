@@ -23,13 +23,17 @@ const (
 )
 
 // The frames of the map and have streams: a type, the length of the payload
-// in four bytes, the payload.
+// in four bytes, the payload. Those of a have stream begin with the two bytes
+// by which its client numbers the blobs it follows.
 const (
 	frameBatch    = 1 // blob.Batch
-	frameMap      = 2 // blob.PieceMap; the stream ends
+	frameMap      = 2 // blob.PieceMap; the map stream ends
 	frameHave     = 3 // number of pieces in four bytes, bitmap
 	frameGained   = 4 // indexes of four bytes each
-	frameComplete = 5 // every piece is held; the stream ends
+	frameComplete = 5 // every piece is held; nothing more comes about this blob
+	frameAbsent   = 6 // nothing is held, or not for this peer; nothing more comes
+	frameFollow   = 7 // from the client: the digest, as text
+	frameLeave    = 8 // from the client: nothing more is wanted about this blob
 )
 
 // errFrame is what the frame decoders wrap.
@@ -38,15 +42,22 @@ var errFrame = errors.New("bad frame")
 // textRoom is what a map or batch may need beside its hashes.
 const textRoom = 8 << 10
 
+// maxDigest is the length of the longest digest, sha512 in hex.
+const maxDigest = 7 + 128
+
 // maxFrame bounds the payload of a frame for a blob of so many pieces.
 func maxFrame(kind byte, pieces int) int {
 	switch kind {
 	case frameBatch, frameMap:
 		return pieces*len(blob.PieceHash{}) + textRoom
 	case frameHave:
-		return 4 + (pieces+7)/8
+		return 2 + 4 + (pieces+7)/8
 	case frameGained:
-		return 4 * pieces
+		return 2 + 4*pieces
+	case frameFollow:
+		return 2 + maxDigest
+	case frameComplete, frameAbsent, frameLeave:
+		return 2
 	}
 	return 0
 }
@@ -65,7 +76,7 @@ func readFrame(r io.Reader, pieces int, buf []byte) (kind byte, payload []byte, 
 		return 0, nil, err
 	}
 	kind = head[0]
-	if kind < frameBatch || kind > frameComplete {
+	if kind < frameBatch || kind > frameLeave {
 		return 0, nil, fmt.Errorf("%w: type %d", errFrame, kind)
 	}
 	n := binary.BigEndian.Uint32(head[1:])
@@ -82,9 +93,24 @@ func readFrame(r io.Reader, pieces int, buf []byte) (kind byte, payload []byte, 
 	return kind, payload, nil
 }
 
-func appendHave(b []byte, have blob.Bitmap) []byte {
-	payload := binary.BigEndian.AppendUint32(nil, uint32(have.Len()))
-	return appendFrame(b, frameHave, append(payload, have.Bytes()...))
+// appendTagged adds a frame of a have stream.
+func appendTagged(b []byte, kind byte, id uint16, payload []byte) []byte {
+	b = append(b, kind)
+	b = binary.BigEndian.AppendUint32(b, uint32(2+len(payload)))
+	b = binary.BigEndian.AppendUint16(b, id)
+	return append(b, payload...)
+}
+
+// cutTag takes the number of the blob off a frame of a have stream.
+func cutTag(payload []byte) (id uint16, rest []byte, err error) {
+	if len(payload) < 2 {
+		return 0, nil, fmt.Errorf("%w: no room for a blob's number", errFrame)
+	}
+	return binary.BigEndian.Uint16(payload), payload[2:], nil
+}
+
+func encodeHave(have blob.Bitmap) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(have.Len())), have.Bytes()...)
 }
 
 func decodeHave(payload []byte, pieces int) (blob.Bitmap, error) {
@@ -98,12 +124,12 @@ func decodeHave(payload []byte, pieces int) (blob.Bitmap, error) {
 	return have, nil
 }
 
-func appendGained(b []byte, gained blob.Bitmap) []byte {
+func encodeGained(gained blob.Bitmap) []byte {
 	var payload []byte
 	for i := range gained.All() {
 		payload = binary.BigEndian.AppendUint32(payload, uint32(i))
 	}
-	return appendFrame(b, frameGained, payload)
+	return payload
 }
 
 func decodeGained(payload []byte, pieces int) ([]int, error) {

@@ -1,0 +1,235 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+)
+
+const (
+	// gainedEvery is how often at most a have stream speaks. What is gained
+	// after a silence is said at once.
+	gainedEvery = 20 * time.Millisecond
+	// followed is how many blobs one have stream may follow.
+	followed = 128
+)
+
+// haveStream tells one peer what is held of the blobs that it follows. There
+// is one for each pair of peers, whatever the number of blobs: a connection
+// for each blob and peer would cost more handshakes than pieces.
+type haveStream struct {
+	s    *Server
+	r    *http.Request
+	peer string
+	news chan struct{} // gets a value when something is to be told
+
+	mu   sync.Mutex
+	subs map[uint16]*followedBlob // guarded by mu
+	gone []uint16                 // to be told that they are absent; guarded by mu
+	work sync.WaitGroup
+}
+
+// followedBlob is a blob that a peer follows; guarded by haveStream.mu.
+type followedBlob struct {
+	stop context.CancelFunc
+	seen bool // have is known
+	have blob.Bitmap
+	told *blob.Bitmap // nil until something was told
+}
+
+// serveHave runs a have stream. The client's wishes come in the body while
+// the answer goes out.
+func (s *Server) serveHave(w http.ResponseWriter, control *http.ResponseController, r *http.Request, peer string) error {
+	if err := control.EnableFullDuplex(); err != nil {
+		return &refusal{status: http.StatusHTTPVersionNotSupported, reason: "garbage", text: "a have stream needs HTTP/1.1"}
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), streamLife)
+	defer cancel()
+	h := &haveStream{s: s, r: r, peer: peer, news: make(chan struct{}, 1), subs: map[uint16]*followedBlob{}}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	if err := control.Flush(); err != nil {
+		return err
+	}
+	h.work.Go(func() {
+		defer cancel()
+		if err := h.listen(ctx); err != nil {
+			s.cfg.Log.Debug("read what a peer follows", "peer", peer, "err", err)
+		}
+	})
+	err := h.speak(ctx, w, control)
+	cancel()
+	// The body's reader must be out of it before the handler returns.
+	_ = control.SetReadDeadline(time.Unix(1, 0))
+	h.work.Wait()
+	if err == nil {
+		err = errStreamEnd
+	}
+	return err
+}
+
+// errStreamEnd makes the server close a connection whose body was not read to
+// the end.
+var errStreamEnd = errors.New("the have stream has ended")
+
+// listen reads what the peer wants to follow.
+func (h *haveStream) listen(ctx context.Context) error {
+	var buf []byte
+	for {
+		kind, payload, err := readFrame(h.r.Body, 0, buf)
+		if err != nil {
+			return err
+		}
+		buf = payload
+		id, text, err := cutTag(payload)
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case frameFollow:
+			d, err := blob.ParseDigest(string(text))
+			if err != nil {
+				return err
+			}
+			if err := h.follow(ctx, id, d); err != nil {
+				return err
+			}
+		case frameLeave:
+			h.leave(id)
+		default:
+			return fmt.Errorf("%w: type %d from a follower", errFrame, kind)
+		}
+	}
+}
+
+func (h *haveStream) follow(ctx context.Context, id uint16, d blob.Digest) error {
+	h.leave(id)
+	var content Content
+	err := h.s.cfg.Allow(ctx, h.peer, d)
+	if err == nil {
+		content, err = h.s.cfg.Lookup(ctx, d)
+	}
+	if err != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if len(h.gone) >= followed {
+			return fmt.Errorf("%w: it asks for blobs faster than it is answered", errFrame)
+		}
+		h.gone = append(h.gone, id)
+		h.wake()
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.subs) >= followed {
+		content.Close() //nolint:errcheck // a handle that was only read from
+		return fmt.Errorf("%w: it follows more than %d blobs", errFrame, followed)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	sub := &followedBlob{stop: stop}
+	h.subs[id] = sub
+	h.work.Go(func() {
+		defer content.Close() //nolint:errcheck // a handle that was only read from
+		h.watch(ctx, sub, content)
+	})
+	return nil
+}
+
+func (h *haveStream) leave(id uint16) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if sub := h.subs[id]; sub != nil {
+		sub.stop()
+		delete(h.subs, id)
+	}
+}
+
+// watch notes the progress of a blob until it is complete.
+func (h *haveStream) watch(ctx context.Context, sub *followedBlob, content Content) {
+	for {
+		have, changed := content.Progress()
+		h.mu.Lock()
+		sub.have, sub.seen = have, true
+		h.wake()
+		h.mu.Unlock()
+		if have.Full() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (h *haveStream) wake() {
+	select {
+	case h.news <- struct{}{}:
+	default:
+	}
+}
+
+// speak tells the news, all that came within gainedEvery in one write.
+func (h *haveStream) speak(ctx context.Context, w http.ResponseWriter, control *http.ResponseController) error {
+	quiet := time.NewTimer(0)
+	defer quiet.Stop()
+	<-quiet.C
+	for {
+		select {
+		case <-h.news:
+		case <-ctx.Done():
+			return nil
+		}
+		if frames := h.frames(); len(frames) > 0 {
+			if err := emit(w, control, frames); err != nil {
+				return err
+			}
+		}
+		quiet.Reset(gainedEvery)
+		select {
+		case <-quiet.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// frames is what has not been told yet.
+func (h *haveStream) frames() []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var out []byte
+	for _, id := range h.gone {
+		out = appendTagged(out, frameAbsent, id, nil)
+	}
+	h.gone = h.gone[:0]
+	for id, sub := range h.subs {
+		if !sub.seen {
+			continue
+		}
+		if sub.have.Full() {
+			out = appendTagged(out, frameComplete, id, nil)
+			sub.stop()
+			delete(h.subs, id)
+			continue
+		}
+		switch {
+		case sub.told == nil || sub.told.Minus(sub.have).Count() > 0:
+			out = appendTagged(out, frameHave, id, encodeHave(sub.have))
+		default:
+			gained := sub.have.Minus(*sub.told)
+			if gained.Count() == 0 {
+				continue
+			}
+			out = appendTagged(out, frameGained, id, encodeGained(gained))
+		}
+		told := sub.have
+		sub.told = &told
+	}
+	return out
+}
