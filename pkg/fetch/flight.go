@@ -189,8 +189,9 @@ func (fl *flight) fly(ctx context.Context) error {
 		return err
 	}
 	b, err := fl.f.cfg.Store.Create(fl.digest, size)
-	full := errors.Is(err, blob.ErrFull)
-	fl.f.once.set(full, err)
+	if errors.Is(err, blob.ErrFull) {
+		fl.f.once.set(true, err)
+	}
 	if err != nil {
 		return fmt.Errorf("make room for %s: %w", fl.digest, err)
 	}
@@ -206,25 +207,34 @@ func (fl *flight) publish(b Blob) {
 	close(fl.ready)
 }
 
-// fill runs the swarm and the origin against the missing pieces until none is
-// missing, and commits.
+// fill brings in what is missing and commits, once more when the store finds
+// at the commit that a piece of an earlier flight is bad.
 func (fl *flight) fill(ctx context.Context, b Blob, askDHT func()) error {
+	for {
+		if err := fl.bringIn(ctx, b, askDHT); err != nil {
+			return err
+		}
+		err := fl.commit(ctx, b)
+		if err == nil || ctx.Err() != nil || errors.Is(err, blob.ErrDigestMismatch) || b.Missing().Count() == 0 {
+			return err
+		}
+		fl.f.log.Warn("pieces of an earlier flight were bad; they are fetched again", "digest", fl.digest, "err", err)
+	}
+}
+
+// bringIn runs the swarm and the origin against the missing pieces until none
+// is missing. Nobody writes to the blob any more when it returns.
+func (fl *flight) bringIn(ctx context.Context, b Blob, askDHT func()) error {
 	work, stop := context.WithCancel(ctx)
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	defer stop()
-	if fl.f.cfg.Swarm != nil {
+	if fl.f.cfg.Swarm != nil && b.Missing().Count() > 0 {
 		workers.Go(func() { fl.swarm(work, b) })
 	}
 	timer := time.NewTimer(lookAgain)
 	defer timer.Stop()
-	for {
-		lacking := b.Missing()
-		if lacking.Count() == 0 {
-			stop()
-			workers.Wait()
-			return fl.commit(ctx, b)
-		}
+	for b.Missing().Count() > 0 {
 		if err := fl.trouble(); err != nil {
 			return err
 		}
@@ -243,6 +253,7 @@ func (fl *flight) fill(ctx context.Context, b Blob, askDHT func()) error {
 		case <-timer.C:
 		}
 	}
+	return nil
 }
 
 // act does what the policy said.

@@ -280,7 +280,7 @@ func (f *Fetcher) keepBytes(ctx context.Context, d blob.Digest, body []byte) err
 	if f.cfg.Sign == nil {
 		return nil
 	}
-	return signMap(b, f.cfg.Sign)
+	return signMap(ctx, b, f.cfg.Sign)
 }
 
 // asked verifies a manifest that came for a tag or a digest.

@@ -16,7 +16,7 @@ const (
 	// readIdle is for how long an origin may send nothing.
 	readIdle = 15 * time.Second
 	// retriesMost is how often an origin may fail in a row.
-	retriesMost = 6
+	retriesMost = 4
 	// retryFirst is the pause after the first failure; it doubles.
 	retryFirst = 100 * time.Millisecond
 	// retryLongest is the longest Retry-After that a flight sits out.
@@ -326,71 +326,4 @@ func (m *meter) Read(p []byte) (int, error) {
 		m.err = err
 	}
 	return n, err
-}
-
-// commit verifies the whole blob, and signs its map where nobody did.
-func (fl *flight) commit(ctx context.Context, b Blob) error {
-	signer := signerOfAll(b)
-	err := b.Commit(ctx)
-	switch {
-	case errors.Is(err, blob.ErrDigestMismatch) && signer != "":
-		if fl.f.cfg.Blame != nil {
-			fl.f.cfg.Blame(signer, fl.digest)
-		}
-		return fmt.Errorf("commit: %w", &BlameError{Signer: signer, Err: errors.Join(ErrUnavailable, err)})
-	case errors.Is(err, blob.ErrDigestMismatch):
-		return fmt.Errorf("%w: %s: nothing was kept: %w", ErrBadDigest, fl.digest, err)
-	case err != nil:
-		return fmt.Errorf("commit %s: %w", fl.digest, err)
-	}
-	if m, _, _ := b.Proof(); m == nil && fl.f.cfg.Sign != nil {
-		if err := signMap(b, fl.f.cfg.Sign); err != nil {
-			fl.f.log.Warn("a verified blob cannot be offered to neighbours", "digest", fl.digest, "err", err)
-		}
-	}
-	return nil
-}
-
-// signerOfAll is who signed the hashes of all pieces, "" when bytes of an
-// origin are among them or more than one signer was believed.
-func signerOfAll(b Blob) string {
-	for i := range blob.PieceCount(b.Size()) {
-		if _, signed := b.WantHash(i); !signed {
-			return ""
-		}
-	}
-	m, batches, _ := b.Proof()
-	signer := ""
-	if m != nil {
-		signer = m.Signer
-	}
-	for _, batch := range batches {
-		if signer != "" && batch.Signer != signer {
-			return ""
-		}
-		signer = batch.Signer
-	}
-	return signer
-}
-
-// signMap signs the piece map of a blob whose digest was just verified.
-func signMap(b Blob, sign blob.SignFunc) error {
-	var hashes []blob.PieceHash
-	if known, ok := b.(interface {
-		PieceHashes() ([]blob.PieceHash, bool)
-	}); ok {
-		hashes, _ = known.PieceHashes()
-	}
-	if hashes == nil && b.Size() > 0 {
-		w := blob.NewMapWriter(b.Size())
-		if _, err := io.Copy(w, io.NewSectionReader(b, 0, b.Size())); err != nil {
-			return fmt.Errorf("hash the pieces of %s: %w", b.Digest(), err)
-		}
-		hashes = w.Hashes()
-	}
-	m, err := blob.NewPieceMap(b.Digest(), b.Size(), hashes, sign)
-	if err != nil {
-		return err
-	}
-	return b.AddProof(m, nil)
 }

@@ -40,6 +40,8 @@ type Blob interface {
 	Fail(err error)
 	// OpenFile opens a complete blob's file.
 	OpenFile() (*os.File, error)
+	// Hashes are the piece hashes of a complete blob.
+	Hashes(ctx context.Context) ([]blob.PieceHash, error)
 	Close() error
 }
 

@@ -17,6 +17,7 @@ type scouted struct {
 	fromDHT      []blob.Peer
 	silentSince  time.Time // zero while the tracker answers
 	dhtSince     time.Time
+	nudged       time.Time
 	firstPeers   time.Time // when the first neighbour was named
 	budget       int64
 	refused      *RefusedError
@@ -166,7 +167,20 @@ func (fl *flight) dhtDone() {
 	fl.poke()
 }
 
-func (fl *flight) nudgeTracker() { signal(fl.nudge) }
+// nudgeTracker asks the tracker for an answer now, at most once in half a
+// stall: each answer makes the policy look again.
+func (fl *flight) nudgeTracker() {
+	fl.mu.Lock()
+	s := &fl.scouted
+	due := time.Since(s.nudged) >= stall/2
+	if due {
+		s.nudged = time.Now()
+	}
+	fl.mu.Unlock()
+	if due {
+		signal(fl.nudge)
+	}
+}
 
 // facts gathers what the policy looks at.
 func (fl *flight) facts() facts {
