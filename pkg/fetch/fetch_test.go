@@ -120,6 +120,7 @@ func (w *world) settled() {
 	if err := w.fetcher.Prefetch(w.t.Context(), w.request(), nil); err != nil {
 		w.t.Fatalf("flight: %v", err)
 	}
+	synctest.Wait()
 }
 
 // from sums up the bytes of the last pull by kind.
