@@ -50,21 +50,26 @@ func (l *limits) wait(user, address string, now time.Time) time.Duration {
 }
 
 // begin counts an attempt as failed before its outcome is known, so that many
-// at once gain nothing.
-func (l *limits) begin(user, address string, now time.Time) {
+// at once gain nothing. What it returns is for succeed.
+func (l *limits) begin(user, address string, now time.Time) counted {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.users.fail(user, now, userFree, userLongest)
-	l.addresses.fail(address, now, addressFree, addrLongest)
+	before := l.addresses[address]
+	after := l.addresses.fail(address, now, addressFree, addrLongest)
+	return counted{before, after}
 }
+
+// counted is what one attempt did to its address's count.
+type counted struct{ before, after attempts }
 
 // succeed takes back what begin counted. The address keeps its other
 // failures: who has an own account may not use it to guess at others'.
-func (l *limits) succeed(user, address string, now time.Time) {
+func (l *limits) succeed(user, address string, c counted, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.users, user)
-	l.addresses.refund(address)
+	l.addresses.refund(address, c)
 	if len(l.known) >= maxTracked {
 		l.forgetKnown()
 	}
@@ -97,7 +102,7 @@ func (t table) wait(name string, now time.Time) time.Duration {
 	return t[name].until.Sub(now)
 }
 
-func (t table) fail(name string, now time.Time, free int, longest time.Duration) {
+func (t table) fail(name string, now time.Time, free int, longest time.Duration) attempts {
 	a, ok := t[name]
 	if !ok && len(t) >= maxTracked {
 		t.evict(now)
@@ -115,15 +120,20 @@ func (t table) fail(name string, now time.Time, free int, longest time.Duration)
 		a.until = now.Add(wait)
 	}
 	t[name] = a
+	return a
 }
 
-func (t table) refund(name string) {
-	if a, ok := t[name]; ok {
+// refund puts the count back to what it was, or, when others failed since,
+// takes one failure off and leaves the wait.
+func (t table) refund(name string, c counted) {
+	a := t[name]
+	if a == c.after {
+		a = c.before
+	} else {
 		a.failures--
-		a.until = time.Time{}
-		if t[name] = a; a.failures <= 0 {
-			delete(t, name)
-		}
+	}
+	if t[name] = a; a.failures <= 0 {
+		delete(t, name)
 	}
 }
 

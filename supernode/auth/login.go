@@ -28,11 +28,12 @@ func (a *Auth) Login(r *http.Request, name, password string) (User, error) {
 	if err != nil {
 		return User{}, err
 	}
-	if record.Name != "" && a.passwords.proven(name, password, record.Hash, a.cfg.Now()) {
-		return record.user(), nil
-	}
+	// The limit comes first: what is remembered is fast to guess at.
 	if d := a.limits.wait(name, address, a.cfg.Now()); d > 0 {
 		return User{}, &LimitError{After: d}
+	}
+	if record.Name != "" && a.passwords.proven(name, password, record.Hash, a.cfg.Now()) {
+		return record.user(), nil
 	}
 	release, err := a.passwords.slot(ctx)
 	if err != nil {
@@ -44,13 +45,13 @@ func (a *Auth) Login(r *http.Request, name, password string) (User, error) {
 		return User{}, err
 	}
 	now := a.cfg.Now()
-	if record.Name != "" && a.passwords.proven(name, password, record.Hash, now) {
-		return record.user(), nil
-	}
 	if d := a.limits.wait(name, address, now); d > 0 {
 		return User{}, &LimitError{After: d}
 	}
-	a.limits.begin(name, address, now)
+	if record.Name != "" && a.passwords.proven(name, password, record.Hash, now) {
+		return record.user(), nil
+	}
+	counted := a.limits.begin(name, address, now)
 	right, err := a.passwords.matches(password, record.Hash)
 	if err != nil {
 		return User{}, fmt.Errorf("log %s in: %w", record.Name, err)
@@ -59,7 +60,7 @@ func (a *Auth) Login(r *http.Request, name, password string) (User, error) {
 		a.cfg.Log.WarnContext(ctx, "login failed", "user", loggable(record), "address", address)
 		return User{}, ErrLogin
 	}
-	a.limits.succeed(name, address, now)
+	a.limits.succeed(name, address, counted, now)
 	a.passwords.prove(name, password, record.Hash, now)
 	return record.user(), nil
 }
