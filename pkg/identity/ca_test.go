@@ -31,7 +31,7 @@ func serveHTTPS(t *testing.T, config *tls.Config) (port string) {
 	}
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
 	done := make(chan struct{})
-	go func() { defer close(done); s.Serve(tls.NewListener(l, config)) }() //nolint:errcheck // ends with Close
+	go func() { defer close(done); s.Serve(tls.NewListener(l, config)) }() // ends with Close
 	t.Cleanup(func() { s.Close(); <-done })
 	_, port, _ = net.SplitHostPort(l.Addr().String())
 	return port

@@ -39,7 +39,7 @@ func (n *Node) Dial(ctx context.Context, network, addr, expect string) (net.Conn
 	c := &conn{Conn: raw, node: n}
 	secure := tls.Client(c, n.ClientTLS(expect))
 	if err := secure.HandshakeContext(ctx); err != nil {
-		c.Close() //nolint:errcheck // the handshake's error is the one to tell
+		c.Close() // the handshake's error is the one to tell
 		return nil, fmt.Errorf("dial peer %s at %s: %w", expect, addr, err)
 	}
 	m, err := n.PeerOf(new(secure.ConnectionState()))
@@ -47,7 +47,7 @@ func (n *Node) Dial(ctx context.Context, network, addr, expect string) (net.Conn
 		err = n.remember(c, m.PeerID)
 	}
 	if err != nil {
-		c.Close() //nolint:errcheck // the refusal is the one to tell
+		c.Close() // the refusal is the one to tell
 		return nil, fmt.Errorf("dial peer %s at %s: %w", expect, addr, err)
 	}
 	return secure, nil

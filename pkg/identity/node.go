@@ -144,7 +144,7 @@ func (n *Node) Revoke(peerIDs ...string) {
 	hooks := slices.Clone(n.onRevoke)
 	n.mu.Unlock()
 	for _, c := range open {
-		c.Close() //nolint:errcheck // it is being cut off; whether it was still open is all the same
+		c.Close() // it is being cut off; whether it was still open is all the same
 	}
 	for _, hook := range hooks {
 		hook(peerIDs)

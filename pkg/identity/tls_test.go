@@ -68,10 +68,10 @@ func serve(t testing.TB, n *Node) (addr string) {
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
-		io.WriteString(w, id) //nolint:errcheck // the client notices
+		io.WriteString(w, id) // the client notices
 	})}
 	done := make(chan struct{})
-	go func() { defer close(done); s.Serve(n.Listener(l)) }() //nolint:errcheck // ends with Close
+	go func() { defer close(done); s.Serve(n.Listener(l)) }() // ends with Close
 	t.Cleanup(func() { s.Close(); <-done })
 	return l.Addr().String()
 }
@@ -343,7 +343,7 @@ func BenchmarkHandshake(b *testing.B) {
 			if err != nil {
 				return
 			}
-			c.(*tls.Conn).HandshakeContext(context.WithoutCancel(b.Context())) //nolint:errcheck // the client notices
+			c.(*tls.Conn).HandshakeContext(context.WithoutCancel(b.Context())) // the client notices
 			c.Close()
 		}
 	}()
@@ -353,7 +353,7 @@ func BenchmarkHandshake(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		c.Read(make([]byte, 1)) //nolint:errcheck // waits for the server's end
+		c.Read(make([]byte, 1)) // waits for the server's end
 		c.Close()
 	}
 }

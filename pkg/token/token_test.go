@@ -23,8 +23,7 @@ var noon = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
 
 type clock struct{ offset atomic.Int64 }
 
-func (c *clock) now() time.Time          { return noon.Add(time.Duration(c.offset.Load())) }
-func (c *clock) advance(d time.Duration) { c.offset.Add(int64(d)) }
+func (c *clock) now() time.Time { return noon.Add(time.Duration(c.offset.Load())) }
 
 func newKey(t testing.TB) ed25519.PrivateKey {
 	t.Helper()

@@ -69,7 +69,7 @@ type proof struct {
 
 func newPasswords(c cost) *passwords {
 	random := make([]byte, saltBytes+hashBytes+32)
-	rand.Read(random) //nolint:errcheck // crypto/rand.Read never fails (it ends the process instead)
+	rand.Read(random) // crypto/rand.Read never fails (it ends the process instead)
 	return &passwords{
 		cost: c, slots: make(chan struct{}, hashesAtOnce),
 		decoy: encodeHash(c, random[:saltBytes], random[saltBytes:saltBytes+hashBytes]),

@@ -95,7 +95,7 @@ func readPassword(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the admin's password: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // opened for reading only
+	defer f.Close() // opened for reading only
 	raw, err := io.ReadAll(io.LimitReader(f, maxPassword+2))
 	if err != nil {
 		return "", fmt.Errorf("read the admin's password: %w", err)
