@@ -242,7 +242,7 @@ func removeIfThere(dir folder, name string) error {
 
 func tempName() string {
 	var random [8]byte
-	rand.Read(random[:]) //nolint:errcheck // never fails (crypto/rand)
+	rand.Read(random[:])
 	return tempPrefix + hex.EncodeToString(random[:])
 }
 
@@ -252,6 +252,6 @@ func inFolderOf(p string, do func(root *os.Root, name string) error) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", p, err)
 	}
-	defer root.Close() //nolint:errcheck // opened for reading only
+	defer root.Close()
 	return do(root, filepath.Base(p))
 }

@@ -141,7 +141,7 @@ func (b *Blob) OpenFile() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer held.Close() //nolint:errcheck // returns nil
+	defer held.Close()
 	f, err := c.store.root.Open(blobName(c.digest))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("open %s: %w", c.digest, ErrNotFound)
@@ -157,7 +157,7 @@ func (b *Blob) Hashes(ctx context.Context) ([]blob.PieceHash, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer held.Close() //nolint:errcheck // returns nil
+	defer held.Close()
 	c.mu.Lock()
 	c.loadProof()
 	complete, known := c.complete, c.hashes

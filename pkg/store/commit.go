@@ -24,7 +24,7 @@ func (b *Blob) Commit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer held.Close() //nolint:errcheck // returns nil
+	defer held.Close()
 	if err := c.verify(ctx); err != nil {
 		return fmt.Errorf("commit %s: %w", c.digest, err)
 	}

@@ -33,8 +33,8 @@ var (
 	ErrConflict = errors.New("signed hashes contradict each other")
 	// ErrRemoved: the partial blob was deleted while in use.
 	ErrRemoved = errors.New("blob was removed from the store")
-	// ErrClosed: the store or the handle was closed.
-	ErrClosed = errors.New("store is closed")
+	// ErrClosed: the store, the handle or the reader was closed.
+	ErrClosed = errors.New("already closed")
 	// errOvertaken: another writer of the same piece took over and failed.
 	errOvertaken = errors.New("another writer took the piece over and failed; fetch it again")
 )

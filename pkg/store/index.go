@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/shoalproject/shoal/pkg/blob"
 )
@@ -94,13 +95,13 @@ type index struct{ db *bbolt.DB }
 func openIndex(dir string) (*index, error) {
 	path := filepath.Join(dir, indexName)
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockWait})
-	if errors.Is(err, bbolt.ErrInvalid) || errors.Is(err, bbolt.ErrChecksum) || errors.Is(err, bbolt.ErrVersionMismatch) {
+	if errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch) {
 		if err := os.Rename(path, path+".broken"); err != nil {
 			return nil, fmt.Errorf("put the broken index aside: %w", err)
 		}
 		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockWait})
 	}
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: another process uses this folder; stop it or choose another folder: %w", path, err)
 	}
 	if err != nil {
@@ -252,7 +253,7 @@ func (x *index) apply(changes []change) error {
 func (c change) apply(tx *bbolt.Tx) error {
 	key, all, proofs := []byte(c.digest), tx.Bucket(bucketPieces), tx.Bucket(bucketProofs)
 	if c.record == nil || c.record.complete || c.fresh {
-		if err := all.DeleteBucket(key); err != nil && !errors.Is(err, bbolt.ErrBucketNotFound) {
+		if err := all.DeleteBucket(key); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
 			return err
 		}
 	}

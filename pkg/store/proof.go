@@ -47,7 +47,7 @@ func (b *Blob) AddProof(m *blob.PieceMap, bt *blob.Batch) error {
 	if err != nil {
 		return err
 	}
-	defer held.Close() //nolint:errcheck // returns nil
+	defer held.Close()
 	c.mu.Lock()
 	changed := false
 	err = c.gone

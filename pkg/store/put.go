@@ -56,7 +56,7 @@ func (b *Blob) putPiece(i int, r io.Reader, want *blob.PieceHash) (blob.PieceHas
 	if err != nil {
 		return blob.PieceHash{}, err
 	}
-	defer held.Close() //nolint:errcheck // returns nil
+	defer held.Close()
 	if err := c.examine(i); err != nil {
 		return blob.PieceHash{}, err
 	}

@@ -158,7 +158,7 @@ func (s *Store) verifyFile(d blob.Digest, size int64) ([]blob.PieceHash, error) 
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // opened for reading only
+	defer f.Close()
 	c := newContent(s, &entry{digest: d, record: record{size: size}}, f)
 	w := blob.NewMapWriter(size)
 	if err := c.stream(blob.Range{End: size}, both{c.flat, w}); err != nil {

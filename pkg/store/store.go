@@ -262,7 +262,7 @@ func (s *Store) PutBytes(ctx context.Context, d blob.Digest, data []byte) error 
 	if err != nil {
 		return err
 	}
-	defer b.Close() //nolint:errcheck // a handle's Close returns nil
+	defer b.Close()
 	for i := range b.Missing().All() {
 		r := blob.PieceRange(b.Size(), i)
 		if _, err := b.PutPiece(i, bytes.NewReader(data[r.Start:r.End]), nil); err != nil {
