@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/shoalproject/shoal/pkg/durable"
 )
@@ -283,11 +284,16 @@ func (w *fileWriter) Commit(ctx context.Context) (string, error) {
 	if w.done {
 		return "", fmt.Errorf("commit upload %s: %w", w.id, fs.ErrClosed)
 	}
+	root := w.store.root
+	// An object's age counts from here, however long the upload took.
+	now := time.Now()
+	if err := root.Chtimes(uploadPath(w.id), now, now); err != nil {
+		return "", storeError("commit upload", w.id, err)
+	}
 	if err := w.file.Sync(); err != nil {
 		return "", storeError("commit upload", w.id, err)
 	}
 	key := newKey()
-	root := w.store.root
 	if err := durable.MkdirAllIn(root, path.Dir(objectPath(key)), 0o700); err != nil {
 		return "", storeError("commit upload", w.id, err)
 	}

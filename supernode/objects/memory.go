@@ -148,7 +148,7 @@ func (w *memoryWriter) Commit(ctx context.Context) (string, error) {
 	if w.done {
 		return "", fmt.Errorf("commit upload %s: %w", w.id, fs.ErrClosed)
 	}
-	w.done = true
+	w.done, w.entry.modified = true, time.Now()
 	delete(w.store.uploads, w.id)
 	key := newKey()
 	w.store.objects[key] = w.entry

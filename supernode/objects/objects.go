@@ -28,9 +28,9 @@ var (
 
 // Info is what a listing says of an object or an upload.
 type Info struct {
-	Key      string // of an object, or the ID of an upload
-	Size     int64  // bytes
-	Modified time.Time
+	Key      string    // of an object, or the ID of an upload
+	Size     int64     // bytes
+	Modified time.Time // when an object was committed; the last write of an upload
 }
 
 // Object is an open object. Its bytes stay readable until Close, even when

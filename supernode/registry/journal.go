@@ -185,7 +185,45 @@ func (j *journal) epoch(ctx context.Context) (uint64, error) {
 	return end.Epoch, err
 }
 
-// ref is a digest with its size in a repository.
+// linkEntry is an entry about a blob in a repository.
 func linkEntry(kind EntryKind, repo string, d blob.Digest, size int64) Entry {
 	return Entry{Kind: kind, Repository: repo, Digest: d, Size: size}
+}
+
+// trimBatch bounds the entries that one commit of trim drops.
+const trimBatch = 90
+
+// trim drops the first entries that are older than a time, up to a batch of
+// them, and returns their number.
+func (j *journal) trim(ctx context.Context, before time.Time) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	end, revision, err := get[journalState](ctx, j.store, keyJournal)
+	if err != nil {
+		return 0, err
+	}
+	values, err := j.store.List(ctx, prefixLog, keyLog(end.Epoch, end.First), trimBatch)
+	if err != nil {
+		return 0, fmt.Errorf("list the log: %w", err)
+	}
+	var ops []meta.Op
+	for _, v := range values {
+		var e Entry
+		if err := decode(v, &e); err != nil {
+			return 0, err
+		}
+		if !e.Time.Before(before) {
+			break
+		}
+		ops = append(ops, meta.Delete(v.Key))
+		end.First++
+	}
+	if len(ops) == 0 {
+		return 0, nil
+	}
+	_, err = j.store.Commit(ctx, []meta.Compare{{Key: keyJournal, Revision: revision}}, append(ops, put(keyJournal, end)))
+	if err != nil {
+		return 0, err
+	}
+	return len(ops), nil
 }

@@ -45,6 +45,18 @@ type manifest struct {
 	annotations  map[string]string
 }
 
+// optional is what the manifest names and may do without.
+func (m *manifest) optional() []blob.Digest {
+	var out []blob.Digest
+	if m.isIndex() {
+		out = append(out, m.children...)
+	}
+	if m.subject != "" {
+		out = append(out, m.subject)
+	}
+	return out
+}
+
 func errManifest(format string, args ...any) error {
 	return &Error{Status: http.StatusBadRequest, Code: codeManifestInvalid, Message: fmt.Sprintf(format, args...)}
 }

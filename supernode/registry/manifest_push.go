@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/supernode/meta"
@@ -76,11 +77,11 @@ type missingBlob struct {
 }
 
 // requireParts sees to it that every blob an image names is in the
-// repository, and stays there until the manifest is.
+// repository, and stays there until the manifest is. Of an index, and of a
+// subject, what is there is kept; it need not be there.
 func (g *Registry) requireParts(ctx context.Context, p *manifestPush) error {
 	var missing []missingBlob
-	var batch []meta.Compare
-	var leases []meta.Op
+	var batch leaseRun
 	seen := map[blob.Digest]bool{}
 	for _, part := range p.manifest.required {
 		if seen[part.Digest] {
@@ -102,26 +103,49 @@ func (g *Registry) requireParts(ctx context.Context, p *manifestPush) error {
 		if len(p.parts) < maxComparedParts {
 			p.parts = append(p.parts, compare)
 		}
-		lease, _, err := get[leaseRecord](ctx, g.Meta, keyLease(p.repository, part.Digest))
-		if err != nil {
+		if err := g.protect(ctx, &batch, p.repository, part.Digest, compare); err != nil {
 			return err
-		}
-		if g.fresh(lease) {
-			continue
-		}
-		batch, leases = append(batch, compare), append(leases, g.leaseOp(p.repository, part.Digest))
-		if len(batch) == leaseBatch {
-			if err := g.renew(ctx, batch, leases); err != nil {
-				return err
-			}
-			batch, leases = nil, nil
 		}
 	}
 	if len(missing) > 0 {
 		return &Error{Status: http.StatusNotFound, Code: codeManifestBlobUnknown, Detail: missing,
 			Message: fmt.Sprintf("the manifest names %d blobs that are not in the repository; push these first, then the manifest: %s", len(missing), listed(missing))}
 	}
-	return g.renew(ctx, batch, leases)
+	for _, d := range p.manifest.optional() {
+		for _, key := range []string{keyLink(p.repository, d), keyManifest(p.repository, d)} {
+			v, err := g.Meta.Get(ctx, key)
+			if err == nil {
+				err = g.protect(ctx, &batch, p.repository, d, meta.Compare{Key: key, Revision: v.Revision})
+			}
+			if err != nil && !errors.Is(err, meta.ErrNotFound) {
+				return err
+			}
+		}
+	}
+	return g.renew(ctx, &batch)
+}
+
+// leaseRun gathers leases for one commit.
+type leaseRun struct {
+	compares []meta.Compare
+	leases   []meta.Op
+}
+
+// protect renews the lease of what a manifest rests on, unless it is fresh.
+func (g *Registry) protect(ctx context.Context, run *leaseRun, repository string, d blob.Digest, holder meta.Compare) error {
+	lease, _, err := get[leaseRecord](ctx, g.Meta, keyLease(repository, d))
+	if err != nil || g.fresh(lease) {
+		return err
+	}
+	run.compares = append(run.compares, holder)
+	op := g.leaseOp(repository, d)
+	if !slices.ContainsFunc(run.leases, func(other meta.Op) bool { return other.Key == op.Key }) {
+		run.leases = append(run.leases, op)
+	}
+	if len(run.compares) < leaseBatch {
+		return nil
+	}
+	return g.renew(ctx, run)
 }
 
 // listed names the first of what is missing.
@@ -140,14 +164,20 @@ func listed(missing []missingBlob) string {
 	return text
 }
 
-func (g *Registry) renew(ctx context.Context, compares []meta.Compare, leases []meta.Op) error {
-	if len(leases) == 0 {
+func errPartDeleted() error {
+	return &Error{Status: http.StatusConflict, Code: codeManifestBlobUnknown,
+		Message: "something the manifest names was deleted while it was pushed; push the image again"}
+}
+
+// renew commits the leases gathered.
+func (g *Registry) renew(ctx context.Context, run *leaseRun) error {
+	if len(run.leases) == 0 {
 		return nil
 	}
-	_, err := g.Meta.Commit(ctx, compares, leases)
+	_, err := g.Meta.Commit(ctx, run.compares, run.leases)
+	*run = leaseRun{}
 	if errors.Is(err, meta.ErrConflict) {
-		return &Error{Status: http.StatusConflict, Code: codeManifestBlobUnknown,
-			Message: "a blob of the manifest was deleted while it was pushed; push the image again"}
+		return errPartDeleted()
 	}
 	return err
 }
@@ -189,8 +219,7 @@ func (g *Registry) planManifest(ctx context.Context, c *change, p *manifestPush)
 func (g *Registry) stillLinked(ctx context.Context, part meta.Compare) error {
 	_, linked, err := get[linkRecord](ctx, g.Meta, part.Key)
 	if err == nil && linked != part.Revision {
-		return &Error{Status: http.StatusConflict, Code: codeManifestBlobUnknown,
-			Message: "a blob of the manifest was deleted while it was pushed; push the image again"}
+		return errPartDeleted()
 	}
 	return err
 }

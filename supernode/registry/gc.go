@@ -1,0 +1,416 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/supernode/meta"
+	"github.com/shoalproject/shoal/supernode/objects"
+)
+
+// GCReport counts what a collection took away.
+type GCReport struct {
+	Uploads   int   // sessions and half-written objects that rested too long
+	Manifests int   // untagged manifests (Config.UntaggedTTL)
+	Links     int   // blobs that a repository held for nothing
+	Blobs     int   // digests that no repository holds any more
+	Objects   int   // objects deleted
+	Bytes     int64 // of the blobs whose objects will be deleted
+	Entries   int   // log entries past their retention
+}
+
+// GC collects garbage while pushes and pulls go on. What it decides is
+// committed only if nothing that the decision rests on changed meanwhile; a
+// decision that is overtaken is left for the next collection. See the package
+// comment for what stays.
+func (g *Registry) GC(ctx context.Context) (GCReport, error) {
+	g.gc.Lock()
+	defer g.gc.Unlock()
+	var report GCReport
+	steps := []struct {
+		what string
+		run  func(context.Context, *GCReport) error
+	}{
+		{"uploads", g.collectUploads},
+		{"repositories", g.collectRepositories},
+		{"blobs", g.collectBlobs},
+		{"trash", g.emptyTrash},
+		{"orphans", g.collectOrphans},
+		{"leases", g.collectLeases},
+		{"log", g.trimLog},
+	}
+	for _, step := range steps {
+		if err := step.run(ctx, &report); err != nil {
+			return report, fmt.Errorf("collect garbage (%s): %w", step.what, err)
+		}
+	}
+	g.Log.Info("garbage collected", "links", report.Links, "blobs", report.Blobs, "bytes", report.Bytes,
+		"objects", report.Objects, "manifests", report.Manifests, "uploads", report.Uploads)
+	return report, nil
+}
+
+// overtaken makes a conflict no error: the next collection looks again.
+func overtaken(err error) (bool, error) {
+	if errors.Is(err, meta.ErrConflict) {
+		return true, nil
+	}
+	return err != nil, err
+}
+
+// collectUploads ends the sessions that rested too long, and half-written
+// objects that no session knows.
+func (g *Registry) collectUploads(ctx context.Context, report *GCReport) error {
+	before := g.Now().Add(-g.UploadTTL)
+	known := map[string]bool{}
+	for v, err := range meta.Scan(ctx, g.Meta, keyUpload("")) {
+		var record uploadRecord
+		if err == nil {
+			err = decode(v, &record)
+		}
+		if err != nil {
+			return err
+		}
+		known[record.Object] = true
+		if record.Touched.After(before) {
+			continue
+		}
+		if err := g.Objects.Discard(ctx, record.Object); errors.Is(err, objects.ErrBusy) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		_, err = g.Meta.Commit(ctx, []meta.Compare{{Key: v.Key, Revision: v.Revision}}, []meta.Op{meta.Delete(v.Key)})
+		if skip, err := overtaken(err); err != nil {
+			return err
+		} else if !skip {
+			report.Uploads++
+		}
+	}
+	infos, err := g.Objects.Uploads(ctx)
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		if known[info.Key] || info.Modified.After(before) {
+			continue
+		}
+		if err := g.Objects.Discard(ctx, info.Key); err != nil && !errors.Is(err, objects.ErrBusy) {
+			return err
+		}
+		report.Uploads++
+	}
+	return nil
+}
+
+func (g *Registry) collectRepositories(ctx context.Context, report *GCReport) error {
+	for repository, err := range g.Repositories(ctx) {
+		if err != nil {
+			return err
+		}
+		if g.UntaggedTTL > 0 {
+			if err := g.collectUntagged(ctx, repository.Name, report); err != nil {
+				return err
+			}
+		}
+		if err := g.collectLinks(ctx, repository.Name, report); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collectLinks unlinks the blobs that no manifest of the repository names and
+// no lease protects. A manifest that is put after its record was passed by
+// here has renewed the leases before, and these are read afterwards.
+func (g *Registry) collectLinks(ctx context.Context, repository string, report *GCReport) error {
+	named := map[blob.Digest]bool{}
+	for v, err := range meta.Scan(ctx, g.Meta, keyManifest(repository, "")) {
+		var record manifestRecord
+		if err == nil {
+			err = decode(v, &record)
+		}
+		if err != nil {
+			return err
+		}
+		for _, child := range record.Children {
+			named[child] = true
+		}
+	}
+	for v, err := range meta.Scan(ctx, g.Meta, keyLink(repository, "")) {
+		var link linkRecord
+		if err == nil {
+			err = decode(v, &link)
+		}
+		if err != nil {
+			return err
+		}
+		_, name := splitWithin(v.Key)
+		if named[blob.Digest(name)] {
+			continue
+		}
+		skip, err := overtaken(g.collectLink(ctx, repository, blob.Digest(name), link, v.Revision))
+		if err != nil {
+			return err
+		}
+		if !skip {
+			report.Links++
+		}
+	}
+	return nil
+}
+
+// collectLink removes a link, or gives meta.ErrConflict when it has a lease.
+func (g *Registry) collectLink(ctx context.Context, repository string, d blob.Digest, link linkRecord, revision meta.Revision) error {
+	return g.journal.try(ctx, func() (*change, error) {
+		lease, leased, err := get[leaseRecord](ctx, g.Meta, keyLease(repository, d))
+		if err != nil {
+			return nil, err
+		}
+		if lease.Until.After(g.Now()) {
+			return nil, meta.ErrConflict
+		}
+		c := unlink(repository, d, link, revision)
+		c.compare(keyLease(repository, d), leased)
+		return c, nil
+	})
+}
+
+// collectUntagged deletes the old manifests that nothing leads to: no tag, no
+// index, and no subject that stays.
+func (g *Registry) collectUntagged(ctx context.Context, repository string, report *GCReport) error {
+	manifests := map[blob.Digest]manifestRecord{}
+	for v, err := range meta.Scan(ctx, g.Meta, keyManifest(repository, "")) {
+		var record manifestRecord
+		if err == nil {
+			err = decode(v, &record)
+		}
+		if err != nil {
+			return err
+		}
+		_, name := splitWithin(v.Key)
+		manifests[blob.Digest(name)] = record
+	}
+	var roots []blob.Digest
+	for tag, err := range g.Tags(ctx, repository) {
+		if err != nil {
+			return err
+		}
+		roots = append(roots, tag.Digest)
+	}
+	before := g.Now().Add(-g.UntaggedTTL)
+	old := func(m manifestRecord) bool { return m.Pushed.Before(before) }
+	for d, m := range manifests {
+		if !old(m) {
+			roots = append(roots, d)
+		}
+	}
+	for _, d := range unreached(manifests, roots) {
+		deleted := false
+		err := g.journal.try(ctx, func() (*change, error) {
+			lease, leased, err := get[leaseRecord](ctx, g.Meta, keyLease(repository, d))
+			if err != nil {
+				return nil, err
+			}
+			c, done, err := g.planDelete(ctx, repository, d, func(m manifestRecord) bool {
+				return !old(m) || lease.Until.After(g.Now())
+			})
+			if err != nil {
+				return nil, err
+			}
+			c.compare(keyLease(repository, d), leased)
+			deleted = done && len(c.ops) > 0
+			return c, nil
+		})
+		if isNotFound(err) {
+			continue
+		}
+		if skip, err := overtaken(err); err != nil {
+			return err
+		} else if !skip && deleted {
+			report.Manifests++
+		}
+	}
+	return nil
+}
+
+// unreached are the manifests to which no way leads from the roots: from an
+// index to what it names, and from a subject to its referrers.
+func unreached(manifests map[blob.Digest]manifestRecord, roots []blob.Digest) []blob.Digest {
+	referrers := map[blob.Digest][]blob.Digest{}
+	for d, m := range manifests {
+		if m.Subject != "" {
+			referrers[m.Subject] = append(referrers[m.Subject], d)
+		}
+	}
+	reached := map[blob.Digest]bool{}
+	for len(roots) > 0 {
+		d := roots[len(roots)-1]
+		roots = roots[:len(roots)-1]
+		m, here := manifests[d]
+		if !here || reached[d] {
+			continue
+		}
+		reached[d] = true
+		roots = append(append(roots, m.Children...), referrers[d]...)
+	}
+	var out []blob.Digest
+	for d := range manifests {
+		if !reached[d] {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// collectBlobs forgets the digests that no repository holds. A link that is
+// made meanwhile writes the blob's record, which is compared.
+func (g *Registry) collectBlobs(ctx context.Context, report *GCReport) error {
+	due := g.Now().Add(g.DeleteDelay)
+	for v, err := range meta.Scan(ctx, g.Meta, keyBlob("")) {
+		var record blobRecord
+		if err == nil {
+			err = decode(v, &record)
+		}
+		if err != nil {
+			return err
+		}
+		d := blob.Digest(strings.TrimPrefix(v.Key, keyBlob("")))
+		holders, err := g.HoldersOf(ctx, d, 1)
+		if err != nil {
+			return err
+		}
+		if len(holders) > 0 {
+			continue
+		}
+		pieces, _, err := get[mapRecord](ctx, g.Meta, keyMap(d))
+		if err != nil {
+			return err
+		}
+		ops := []meta.Op{meta.Delete(v.Key), meta.Delete(keyMap(d)), meta.Put(keyTrash(due, record.Object), nil)}
+		if pieces.Object != "" {
+			ops = append(ops, meta.Put(keyTrash(due, pieces.Object), nil))
+		}
+		_, err = g.Meta.Commit(ctx, []meta.Compare{{Key: v.Key, Revision: v.Revision}}, ops)
+		if skip, err := overtaken(err); err != nil {
+			return err
+		} else if !skip {
+			report.Blobs++
+			report.Bytes += record.Size
+		}
+	}
+	return nil
+}
+
+// emptyTrash deletes the objects whose delay is over.
+func (g *Registry) emptyTrash(ctx context.Context, report *GCReport) error {
+	end := keyTrash(g.Now().Add(time.Nanosecond), "")
+	for v, err := range meta.Scan(ctx, g.Meta, "trash/") {
+		if err != nil {
+			return err
+		}
+		if v.Key >= end {
+			return nil
+		}
+		if err := g.Objects.Delete(ctx, v.Key[strings.LastIndexByte(v.Key, '/')+1:]); err != nil {
+			return err
+		}
+		if _, err := g.Meta.Commit(ctx, nil, []meta.Op{meta.Delete(v.Key)}); err != nil {
+			return err
+		}
+		report.Objects++
+	}
+	return nil
+}
+
+// collectOrphans deletes objects that no record names: a crash came between
+// the object and the record. Only old ones, since a push makes the object first.
+func (g *Registry) collectOrphans(ctx context.Context, report *GCReport) error {
+	before := g.Now().Add(-g.UploadTTL)
+	known, err := g.knownObjects(ctx)
+	if err != nil {
+		return err
+	}
+	const pageSize = 1000
+	for after := ""; ; {
+		infos, err := g.Objects.List(ctx, after, pageSize)
+		if err != nil {
+			return err
+		}
+		for _, info := range infos {
+			after = info.Key
+			if known[info.Key] || info.Modified.After(before) {
+				continue
+			}
+			if err := g.Objects.Delete(ctx, info.Key); err != nil {
+				return err
+			}
+			report.Objects++
+			report.Bytes += info.Size
+		}
+		if len(infos) < pageSize {
+			return nil
+		}
+	}
+}
+
+// knownObjects are the keys of all objects that a record names.
+func (g *Registry) knownObjects(ctx context.Context) (map[string]bool, error) {
+	known := map[string]bool{}
+	for _, prefix := range []string{keyBlob(""), keyMap("")} {
+		for v, err := range meta.Scan(ctx, g.Meta, prefix) {
+			var record struct {
+				Object string `json:"object"`
+			}
+			if err == nil {
+				err = decode(v, &record)
+			}
+			if err != nil {
+				return nil, err
+			}
+			known[record.Object] = true
+		}
+	}
+	for v, err := range meta.Scan(ctx, g.Meta, "trash/") {
+		if err != nil {
+			return nil, err
+		}
+		known[v.Key[strings.LastIndexByte(v.Key, '/')+1:]] = true
+	}
+	return known, nil
+}
+
+// collectLeases removes the leases that ran out.
+func (g *Registry) collectLeases(ctx context.Context, report *GCReport) error {
+	for v, err := range meta.Scan(ctx, g.Meta, "lease/") {
+		var lease leaseRecord
+		if err == nil {
+			err = decode(v, &lease)
+		}
+		if err != nil {
+			return err
+		}
+		if lease.Until.After(g.Now()) {
+			continue
+		}
+		_, err = g.Meta.Commit(ctx, []meta.Compare{{Key: v.Key, Revision: v.Revision}}, []meta.Op{meta.Delete(v.Key)})
+		if _, err := overtaken(err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// trimLog drops log entries past their retention.
+func (g *Registry) trimLog(ctx context.Context, report *GCReport) error {
+	for {
+		n, err := g.journal.trim(ctx, g.Now().Add(-g.LogRetention))
+		report.Entries += n
+		if skip, err := overtaken(err); skip || err != nil || n == 0 {
+			return err
+		}
+	}
+}
