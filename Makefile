@@ -3,10 +3,10 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 GO    ?= go
-LDFLAGS := -s -w
+LDFLAGS := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-# What each kind of run takes; see scripts/testrun for what a round is.
-UNIT := ./cmd/... ./dfget/... ./pkg/... ./proto/... ./scripts/... ./supernode/...
+# Everything that is not end to end; scripts/testrun runs it as a round of its own.
+UNIT = $$($(GO) list ./... | grep -v /shoal/e2e)
 
 .PHONY: help build demo test bench lint fuzz e2e sim gen gen-check mutants soak
 
@@ -30,7 +30,7 @@ e2e: build ## only the end-to-end tests (root)
 bench: build ## shaped links in network namespaces, three engines (root); writes docs/benchmarks.md
 	scripts/install-parts bench
 	$(GO) build -o bin/bench/ ./e2e/bench ./e2e/bench/torrentnode
-	bin/bench/bench -bin bin $(BENCH)
+	bin/bench/bench -bin bin $(or $(BENCH),-full -out docs/benchmarks.md)
 
 sim: ## the swarm's and the tracker's decisions at 1,000 and 10,000 hosts
 	$(GO) run ./e2e/sim $(SIM)

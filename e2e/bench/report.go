@@ -60,32 +60,46 @@ func median(ctx context.Context, e engine, p params, c *cargo, times int) (resul
 
 // report gathers the runs for docs/benchmarks.md.
 type report struct {
-	args  []string
-	cargo *cargo
-	runs  []result
-	notes []string
+	command  string
+	sections []section
+	notes    []string
 }
 
-func newReport(args []string, c *cargo) *report { return &report{args: args, cargo: c} }
-
-func (r *report) add(one result) { r.runs = append(r.runs, one) }
+// section is a table with its runs.
+type section struct {
+	table
+	runs []result
+}
 
 func (r *report) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Benchmarks\n\n")
-	fmt.Fprintf(&b, "Written by `make bench` (`bench %s`) on %s; %s.\n\n", strings.Join(r.args, " "),
-		time.Now().UTC().Format("2 January 2006"), describeMachine())
-	fmt.Fprintf(&b, `N hosts pull one image of %.0f MiB at the same moment. Every host is a network namespace; every link,
-the seed's included, is shaped to the same rate both ways by the kernel's token bucket. Times are ratios to
-T* = max(F/u_seed, F/d_min, N·F/(u_seed+Σu_i)), which nothing can beat; headers alone make 1.05. Copies are
-the bytes that left the seed's (the upstream's) interface, in images. CPU is that of the engine's processes,
-seed and hosts, for each GiB that arrived somewhere. A run in which the machine's CPU was more than %.0f %% busy
-is void: it measures the machine.
+	fmt.Fprintf(&b, "Measured %s by `make bench` (`%s`); %s.\n\n", time.Now().UTC().Format("2 January 2006"), r.command, describeMachine())
+	fmt.Fprintf(&b, `N hosts pull one image at the same moment. Every host is a network namespace; every link, the seed's
+included, is shaped to the same rate both ways by the kernel's token bucket. Times are ratios to
+T* = max(F/u_seed, F/d_min, N·F/(u_seed+Σu_i)), which nothing can beat (cold, the upstream's link counts as
+well); headers alone make 1.05. Copies are the bytes that left the seed's (the upstream's) interface, in
+images. CPU is that of the engine's processes, seed and hosts, for each GiB that arrived somewhere. Memory is
+the peak of the greediest process, RssAnon in brackets. A run in which the machine's CPU was more than
+%.0f %% busy is void: it measures the machine. Of several runs the one with the median last host is shown.
+`, 100*maxBusy)
+	for _, s := range r.sections {
+		s.markdown(&b)
+	}
+	for _, n := range r.notes {
+		b.WriteString("\n" + n + "\n")
+	}
+	return b.String()
+}
 
-`, float64(r.cargo.size)/(1<<20), 100*maxBusy)
-	b.WriteString("| engine | N | Mbit/s | last / T* | mean / T* | first byte | seed copies | upstream copies | CPU-s/GiB | host RSS (anon) | seed RSS (anon) | busy |\n")
-	b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
-	for _, x := range r.runs {
+func (s section) markdown(b *strings.Builder) {
+	if s.title != "" {
+		fmt.Fprintf(b, "\n## %s\n", s.title)
+	}
+	fmt.Fprintf(b, "\n%d × %d MiB of random bytes, links of %.0f Mbit/s, %d run(s) each.\n\n", s.layers, s.layerMiB, s.mbit, s.repeat)
+	b.WriteString("| engine | N | last / T* | mean / T* | first byte | seed copies | upstream copies | CPU-s/GiB | host | seed | busy |\n")
+	b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+	for _, x := range s.runs {
 		first, up, busy := "", "", fmt.Sprintf("%.0f %%", 100*x.Busy)
 		if x.First > 0 {
 			first = fmt.Sprintf("%.2f s", x.First)
@@ -96,14 +110,10 @@ is void: it measures the machine.
 		if x.Busy > maxBusy {
 			busy += " **void**"
 		}
-		fmt.Fprintf(&b, "| %s | %d | %.0f | **%.2f** | %.2f | %s | %.2f | %s | %.1f | %s (%s) | %s (%s) | %s |\n",
-			x.label(), x.N, x.Mbit, x.Last, x.Mean, first, x.SeedCopies, up, x.CPUPerGiB,
+		fmt.Fprintf(b, "| %s | %d | **%.2f** | %.2f | %s | %.2f | %s | %.1f | %s (%s) | %s (%s) | %s |\n",
+			x.label(), x.N, x.Last, x.Mean, first, x.SeedCopies, up, x.CPUPerGiB,
 			mib(x.RSS["host"]), mib(x.Anon["host"]), mib(x.RSS["seed"]), mib(x.Anon["seed"]), busy)
 	}
-	for _, n := range r.notes {
-		b.WriteString("\n" + n + "\n")
-	}
-	return b.String()
 }
 
 // describeMachine names the processor, the kernel and Go.

@@ -122,7 +122,7 @@ func (p *puller) blob(ctx context.Context, d ocispec.Descriptor) error {
 		return err
 	}
 	defer resp.Body.Close()
-	n, err := io.Copy(sink, &firstByte{resp.Body, p.first})
+	n, err := io.CopyBuffer(onlyWriter{sink}, &firstByte{resp.Body, p.first}, make([]byte, 256<<10))
 	switch {
 	case err != nil:
 		return fmt.Errorf("blob %s after %d of %d bytes: %w", d.Digest, n, d.Size, err)
@@ -136,6 +136,10 @@ func (p *puller) blob(ctx context.Context, d ocispec.Descriptor) error {
 	p.mu.Unlock()
 	return nil
 }
+
+// onlyWriter hides io.Discard's own way of reading, which takes 8 KiB at a
+// time.
+type onlyWriter struct{ io.Writer }
 
 func (p *puller) first() {
 	p.mu.Lock()

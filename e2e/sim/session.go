@@ -1,0 +1,383 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/swarm/policy"
+)
+
+// tick is as in pkg/swarm.
+const tick = 50 * time.Millisecond
+
+// session fetches one blob on one host.
+type session struct {
+	h         *host
+	blob      int
+	have      blob.Bitmap
+	gone      blob.Bitmap
+	picker    *policy.Picker
+	known     map[string]*host
+	followers []*session
+	jobs      map[int]*job
+	order     []*job // the same, as they began: a map's order is no seed's
+	nexts     map[*request]bool
+	repeats   int
+	pace      policy.Pace
+	moved     time.Duration
+	fresh     []int // gained and not yet told
+	telling   bool
+	heard     []news
+}
+
+type news struct {
+	from   string
+	pieces []int
+}
+
+type job struct {
+	piece    int
+	requests []*request
+	writer   *request
+	hedged   int
+}
+
+func newSession(h *host, b int) *session {
+	n := h.w.cfg.Pieces
+	return &session{
+		h: h, blob: b, have: blob.NewBitmap(n), gone: blob.NewBitmap(n),
+		picker: policy.NewPicker(h.w.cfg.Policy, n, h.w.rand),
+		known:  map[string]*host{}, jobs: map[int]*job{}, nexts: map[*request]bool{},
+	}
+}
+
+func (s *session) finished() bool { return s.have.Full() }
+
+// tick is the loop that looks for what is late, and keeps seeds asked.
+func (s *session) tick() {
+	if s.finished() || s.h.dead {
+		return
+	}
+	s.step()
+	s.h.w.after(tick, s.tick)
+}
+
+func (s *session) step() {
+	if s.finished() || s.h.dead {
+		return
+	}
+	s.fill(false)
+	s.askSeed()
+	s.hedge()
+}
+
+func (s *session) want() blob.Bitmap {
+	want := blob.NewBitmap(s.have.Len())
+	want.Fill()
+	want = want.Minus(s.have)
+	for _, j := range s.order {
+		want.Clear(j.piece)
+	}
+	return want
+}
+
+func (s *session) fill(granted bool) {
+	w := s.h.w
+	want := s.want()
+	for {
+		c, ok := s.picker.Pick(w.clock(), want, blob.Bitmap{})
+		if !ok {
+			if granted {
+				s.release()
+			}
+			return
+		}
+		if !granted && !s.h.share.Acquire(s) {
+			s.moved = w.now
+			return
+		}
+		granted = false
+		want.Clear(c.Piece)
+		s.moved = w.now
+		s.ask(&request{from: s, to: s.known[c.Peer], piece: c.Piece, slot: true})
+	}
+}
+
+func (s *session) release() {
+	if next, ok := s.h.share.Release(s); ok {
+		next.h.w.after(0, func() {
+			if next.finished() || next.h.dead {
+				next.release()
+				return
+			}
+			next.fill(true)
+		})
+	}
+}
+
+func (s *session) ask(r *request) {
+	w := s.h.w
+	r.start = w.now
+	if p := s.h.peers[r.to.name]; p != nil {
+		p.Outstanding++
+	}
+	if r.next {
+		s.nexts[r] = true
+	} else {
+		s.adopt(r)
+	}
+	w.after(w.cfg.Latency, func() { r.to.receive(r) })
+}
+
+func (s *session) adopt(r *request) {
+	j := s.jobs[r.piece]
+	if j == nil {
+		j = &job{piece: r.piece}
+		s.jobs[r.piece] = j
+		s.order = append(s.order, j)
+	}
+	j.requests = append(j.requests, r)
+}
+
+// answered is the header of an answer.
+func (s *session) answered(r *request) {
+	if r.over {
+		return
+	}
+	if r.next {
+		if s.have.Has(r.piece) || s.jobs[r.piece] != nil {
+			r.abort()
+			return
+		}
+		r.start = s.h.w.now
+		s.adopt(r)
+	}
+	j := s.jobs[r.piece]
+	switch {
+	case j == nil:
+		r.abort()
+		return
+	case j.writer != nil && j.writer != r:
+		if !s.late(j.writer) {
+			r.abort()
+			return
+		}
+		s.beat(j.writer)
+	}
+	j.writer = r
+	for _, o := range append([]*request(nil), j.requests...) {
+		if o != r {
+			s.beat(o)
+		}
+	}
+}
+
+// beat calls off a request that another was faster than.
+func (s *session) beat(r *request) {
+	if p := s.h.peers[r.to.name]; p != nil && r.slow {
+		if r.flow == nil || r.flow.left >= s.h.w.cfg.Piece {
+			p.Failed(s.h.w.clock(), s.h.w.rand)
+		}
+		p.Slow(2 * (s.h.w.now - r.start))
+	}
+	r.abort()
+}
+
+// arrived is the end of a piece.
+func (s *session) arrived(r *request) {
+	if r.over {
+		return
+	}
+	r.over = true
+	w := s.h.w
+	s.leave(r)
+	took := w.now - r.start
+	s.pace.Add(took)
+	if p := s.h.peers[r.to.name]; p != nil {
+		p.Delivered(took)
+	}
+	if j := s.jobs[r.piece]; j != nil {
+		s.forget(j)
+		for _, o := range append([]*request(nil), j.requests...) {
+			o.abort()
+		}
+	}
+	s.moved = w.now
+	if !s.have.Has(r.piece) {
+		s.have.Set(r.piece)
+		s.tell(r.piece)
+		if s.finished() {
+			s.finish()
+		}
+	}
+	s.step()
+}
+
+func (s *session) finish() {
+	w := s.h.w
+	w.left--
+	if s.h.open--; s.h.open == 0 {
+		s.h.done = w.now
+	}
+	for r := range s.nexts {
+		r.abort()
+	}
+}
+
+// leave takes a request that is over out of the books.
+func (s *session) leave(r *request) {
+	if p := s.h.peers[r.to.name]; p != nil {
+		p.Outstanding--
+	}
+	if r.slot {
+		s.release()
+	}
+	delete(s.nexts, r)
+	if j := s.jobs[r.piece]; j != nil && r.piece >= 0 {
+		for i, o := range j.requests {
+			if o == r {
+				j.requests = append(j.requests[:i], j.requests[i+1:]...)
+				break
+			}
+		}
+		if j.writer == r {
+			j.writer = nil
+		}
+		if len(j.requests) == 0 {
+			s.forget(j)
+		}
+	}
+}
+
+func (s *session) forget(j *job) {
+	delete(s.jobs, j.piece)
+	for i, o := range s.order {
+		if o == j {
+			s.order = append(s.order[:i], s.order[i+1:]...)
+			return
+		}
+	}
+}
+
+func (s *session) failed(r *request, judge func(p *policy.Peer, now time.Time, c *rand.Rand)) {
+	s.leave(r)
+	if p := s.h.peers[r.to.name]; p != nil {
+		judge(p, s.h.w.clock(), s.h.w.rand)
+	}
+	s.step()
+}
+
+// exhausted is a seed's 204.
+func (s *session) exhausted(r *request) {
+	if r.over {
+		return
+	}
+	r.over = true
+	s.leave(r)
+	for i := range r.want.All() {
+		s.gone.Set(i)
+	}
+	s.step()
+}
+
+// tell passes on to the followers what was gained, after a moment in which
+// more may come.
+func (s *session) tell(piece int) {
+	s.fresh = append(s.fresh, piece)
+	if s.telling {
+		return
+	}
+	s.telling = true
+	w := s.h.w
+	w.after(w.cfg.Gather/2+w.cfg.Latency, func() {
+		gained := s.fresh
+		s.fresh, s.telling = nil, false
+		for _, f := range s.followers {
+			for _, i := range gained {
+				f.picker.Gained(s.h.name, i)
+			}
+			f.step()
+		}
+	})
+}
+
+func (s *session) late(r *request) bool {
+	got := 0.0
+	if r.flow != nil {
+		got = s.h.w.cfg.Piece - (r.flow.left - r.flow.rate*(s.h.w.now-r.flow.since).Seconds())
+	}
+	return s.pace.Late(s.h.w.cfg.Policy, s.h.w.now-r.start, int64(got), int64(s.h.w.cfg.Piece))
+}
+
+func (s *session) hedge() {
+	w := s.h.w
+	open := 0
+	for _, j := range s.order {
+		if len(j.requests) > 1 {
+			open++
+		}
+	}
+	for _, j := range append([]*job(nil), s.order...) {
+		if open >= w.cfg.Policy.Hedges {
+			return
+		}
+		if len(j.requests) != 1 || j.hedged >= 4 || !s.late(j.requests[0]) {
+			continue
+		}
+		first := j.requests[0]
+		second := w.seed
+		if id, ok := s.picker.Second(w.clock(), j.piece, first.to.name); ok {
+			second = s.known[id]
+		}
+		if second == first.to {
+			continue
+		}
+		first.slow = true
+		j.hedged++
+		open++
+		w.hedges++
+		s.ask(&request{from: s, to: second, piece: j.piece})
+	}
+}
+
+// askSeed is as in pkg/swarm.
+func (s *session) askSeed() {
+	w := s.h.w
+	want := s.want()
+	if want.Count() == 0 {
+		return
+	}
+	fresh := want.Minus(s.gone)
+	for n := min(w.cfg.Policy.NextAhead, fresh.Count()); len(s.nexts) < n; {
+		s.moved = w.now
+		s.ask(&request{from: s, to: w.seed, next: true, want: fresh, piece: -1})
+	}
+	open := 0
+	for _, j := range s.order {
+		for _, r := range j.requests {
+			if r.to == w.seed && !r.next {
+				open++
+			}
+		}
+	}
+	starved := w.now-s.moved >= w.cfg.Policy.Grace
+	var lost []int
+	for i := range want.All() {
+		if !s.gone.Has(i) || s.picker.Reachable(w.clock(), i) {
+			continue
+		}
+		if starved || !s.picker.Growing(w.clock(), i) {
+			lost = append(lost, i)
+		}
+	}
+	w.rand.Shuffle(len(lost), func(i, j int) { lost[i], lost[j] = lost[j], lost[i] })
+	for _, i := range lost {
+		if open >= w.cfg.Policy.NextAhead {
+			return
+		}
+		open++
+		s.moved = w.now
+		s.ask(&request{from: s, to: w.seed, piece: i})
+	}
+}
