@@ -11,7 +11,7 @@ UNIT = $$($(GO) list ./... | grep -v /shoal/e2e)
 .PHONY: help build demo test bench lint fuzz e2e sim gen gen-check mutants soak
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 build: ## bin/supernode, bin/dfagent and bin/dfget
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...

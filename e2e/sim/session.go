@@ -86,18 +86,16 @@ func (s *session) fill(granted bool) {
 	w := s.h.w
 	want := s.want()
 	for {
-		c, ok := s.picker.Pick(w.clock(), want, blob.Bitmap{})
-		if !ok {
-			if granted {
-				s.release()
-			}
-			return
-		}
 		if !granted && !s.h.share.Acquire(s) {
 			s.moved = w.now
 			return
 		}
 		granted = false
+		c, ok := s.picker.Pick(w.clock(), want, blob.Bitmap{})
+		if !ok {
+			s.release()
+			return
+		}
 		want.Clear(c.Piece)
 		s.moved = w.now
 		s.ask(&request{from: s, to: s.known[c.Peer], piece: c.Piece, slot: true})
