@@ -21,6 +21,8 @@ const (
 	// announces it; the larger the swarm, the rarer.
 	againLeast = time.Second
 	againMost  = 5 * time.Second
+	// checkingAgain is how soon a node asks again whose right is being asked.
+	checkingAgain = 200 * time.Millisecond
 	// wantSilence is when a node no longer wants what it once wanted.
 	wantSilence = 3 * againMost
 	// swarmSilence is when a swarm without any word is dropped.
@@ -69,6 +71,7 @@ const (
 	SeedFailed                    // it tried, and the origin could not be reached
 	SeedRefused                   // the origin refused it
 	SeedUnneeded                  // the blob is of no upstream, nobody is to go there
+	SeedChecking                  // whether this node may have it is being asked
 )
 
 // Announcement is one node's word on one digest.
@@ -188,13 +191,17 @@ func (t *Tracker) announce(now time.Time, n *node, a Announcement) Reply {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	reply := Reply{Digest: a.Digest, Again: beat, RefusedStatus: a.RefusedStatus, RefusedReason: a.RefusedReason}
-	if a.State == Gone {
-		if s := sh.swarms[a.Digest]; s != nil {
-			s.remove(n.id)
-			if len(s.entries) == 0 {
-				delete(sh.swarms, a.Digest)
-			}
-		}
+	switch {
+	case a.State == Wants && a.Seed == SeedChecking:
+		reply.Again = checkingAgain
+		return reply
+	case a.State == Wants && a.Seed == SeedRefused:
+		// Who may not have it is not told who does, and is named to nobody.
+		reply.Again = againMost
+		sh.leave(a.Digest, n.id)
+		return reply
+	case a.State == Gone:
+		sh.leave(a.Digest, n.id)
 		return reply
 	}
 	s := sh.swarm(a.Digest, t.cfg.MaxDigests/shardCount+1)
@@ -208,12 +215,20 @@ func (t *Tracker) announce(now time.Time, n *node, a Announcement) Reply {
 	}
 	reply.Again = again(len(s.everybody.list))
 	reply.OriginBytes = s.lease(now, n.id, a)
-	seeds := t.cfg.Seeds()
-	if a.Seed == SeedRefused {
-		seeds = nil
-	}
-	reply.Peers = s.name(now, sh.rng, n, e, seeds, t.cfg.Neighbours)
+	reply.Peers = s.name(now, sh.rng, n, e, t.cfg.Seeds(), t.cfg.Neighbours)
 	return reply
+}
+
+// leave takes a node out of a swarm.
+func (sh *shard) leave(d blob.Digest, id string) {
+	s := sh.swarms[d]
+	if s == nil {
+		return
+	}
+	s.remove(id)
+	if len(s.entries) == 0 {
+		delete(sh.swarms, d)
+	}
 }
 
 // again is how soon a node of a swarm of so many speaks up again.

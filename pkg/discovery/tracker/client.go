@@ -26,6 +26,8 @@ const (
 	gather = 10 * time.Millisecond
 	// spacing is the shortest time between two requests, new wants excepted.
 	spacing = time.Second
+	// againLeast is the soonest that an answer may call for the next question.
+	againLeast = 100 * time.Millisecond
 	// defaultBeat is the sign of life before the tracker named another.
 	defaultBeat = 30 * time.Second
 	// restLeast and restMost bound the pause after no supernode answered.
@@ -383,7 +385,7 @@ func (c *Client) heard(answer *shoalv1.AnnounceResponse, asked map[blob.Digest][
 	for _, n := range answer.Neighbours {
 		d := blob.Digest(n.Digest)
 		for _, w := range asked[d] {
-			again := min(max(time.Duration(n.AgainMs)*time.Millisecond, spacing/2), time.Minute)
+			again := min(max(time.Duration(n.AgainMs)*time.Millisecond, againLeast), time.Minute)
 			w.due = time.Now().Add(again)
 			w.tell(neighbours(n))
 			n.OriginBytes = 0 // granted to the node, not to each that waits
