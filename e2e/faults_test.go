@@ -7,11 +7,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/shoalproject/shoal/e2e/cluster"
 	"github.com/shoalproject/shoal/e2e/image"
+	"github.com/shoalproject/shoal/e2e/netns"
 )
 
 // TestSupernodeDies: killed in the middle of a pull of eight hosts that
@@ -227,4 +229,57 @@ func hedgesOf(t *testing.T, h *house, a *cluster.Agent) float64 {
 		t.Fatal(err)
 	}
 	return m.Sum("shoal_swarm_hedges_total")
+}
+
+// TestDiskFull: a host whose disk is too small for the layer still pulls it,
+// streamed through, and says so.
+func TestDiskFull(t *testing.T) {
+	h := build(t, plan{hosts: 1})
+	h.push("demo/app", "v1", image.Spec{Layers: []int64{24 << 20}, Seed: 26, NoProgram: true})
+	small := h.host("small", netns.Link{})
+	data := filepath.Join(small.Dir, "agent")
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", data, "tmpfs", 0, "size=12m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Unmount(data, syscall.MNT_DETACH) })
+	token, err := h.supernode.JoinToken(h.ctx, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := h.supernode.StartAgent(h.ctx, small, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := h.pull(h.ctx, a, order{repository: "demo/app", reference: "v1"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := a.Counters(h.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Sum("shoal_fetch_uncached_total") == 0 {
+		t.Error("24 MiB were read on a disk of 12, and the counter of uncached reads stands at 0")
+	}
+}
+
+// TestBlockedPorts: where the piece port of half of the hosts is closed to
+// neighbours, all pulls still succeed.
+func TestBlockedPorts(t *testing.T) {
+	h := build(t, plan{hosts: 4, commands: []string{"iptables"}})
+	h.push("demo/app", "v1", image.Spec{Layers: []int64{16 << 20}, Seed: 27, NoProgram: true})
+	for _, a := range h.agents[:2] {
+		if _, err := a.Host.Run(h.ctx, "iptables", "-A", "INPUT", "-p", "tcp", "--dport", "65002", "-j", "DROP"); err != nil {
+			t.Skip("NOT RUN: no packet filter here:", err)
+		}
+	}
+	began := time.Now()
+	if _, err := h.pullAll(h.agents, order{repository: "demo/app", reference: "v1"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("all four had it after %.1f s", time.Since(began).Seconds())
 }

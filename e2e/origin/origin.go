@@ -52,9 +52,13 @@ func New(dir string) (*Registry, error) {
 }
 
 func (s *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if s.Misbehave != nil && s.Misbehave(w, r) {
-		return
+	if s.Misbehave == nil || !s.Misbehave(w, r) {
+		s.Serve(w, r)
 	}
+}
+
+// Serve answers as a good registry does.
+func (s *Registry) Serve(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/v2/" {
 		w.WriteHeader(http.StatusOK)
 		return
