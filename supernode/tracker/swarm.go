@@ -80,26 +80,36 @@ func newSwarm(d blob.Digest) *swarm {
 	}
 }
 
-// buckets are those that an entry stands in; a node that names no zone or no
-// rack stands in none of that kind.
-func (s *swarm) buckets(e *entry) []*bucket {
-	out := []*bucket{s.everybody}
+// enter puts an entry into its buckets; a node that names no zone or no rack
+// stands in none of that kind.
+func (s *swarm) enter(e *entry) {
+	s.everybody.add(e)
 	if e.at.zone != "" {
-		out = append(out, bucketAt(s.zones, place{zone: e.at.zone}, 1))
+		addAt(s.zones, place{zone: e.at.zone}, 1, e)
 	}
 	if e.at.rack != "" {
-		out = append(out, bucketAt(s.racks, e.at, 2))
+		addAt(s.racks, e.at, 2, e)
 	}
-	return out
 }
 
-func bucketAt(m map[place]*bucket, at place, kind int) *bucket {
+func addAt(m map[place]*bucket, at place, kind int, e *entry) {
 	b := m[at]
 	if b == nil {
 		b = &bucket{kind: kind}
 		m[at] = b
 	}
-	return b
+	b.add(e)
+}
+
+func removeAt(m map[place]*bucket, at place, e *entry) {
+	b := m[at]
+	if b == nil { // it named none
+		return
+	}
+	b.remove(e)
+	if len(b.list) == 0 {
+		delete(m, at)
+	}
 }
 
 func (s *swarm) put(now time.Time, n *node, a Announcement, most int) *entry {
@@ -115,9 +125,7 @@ func (s *swarm) put(now time.Time, n *node, a Announcement, most int) *entry {
 		}
 		e = &entry{node: n, at: at}
 		s.entries[n.id] = e
-		for _, b := range s.buckets(e) {
-			b.add(e)
-		}
+		s.enter(e)
 	}
 	e.seen, e.held, e.complete = now, a.Held, a.State == Complete
 	if s.leaseTo == n.id && (a.Held > s.leaseHeld) {
@@ -144,22 +152,12 @@ func (s *swarm) remove(id string) {
 		return
 	}
 	delete(s.entries, id)
-	for _, b := range s.buckets(e) {
-		b.remove(e)
-		if len(b.list) == 0 && b.kind > 0 {
-			delete(map[int]map[place]*bucket{1: s.zones, 2: s.racks}[b.kind], s.placeOf(e, b.kind))
-		}
-	}
+	s.everybody.remove(e)
+	removeAt(s.zones, place{zone: e.at.zone}, e)
+	removeAt(s.racks, e.at, e)
 	if s.leaseTo == id {
 		s.leaseTo = ""
 	}
-}
-
-func (s *swarm) placeOf(e *entry, kind int) place {
-	if kind == 1 {
-		return place{zone: e.at.zone}
-	}
-	return e.at
 }
 
 // lease grants origin bytes to one node at a time: the whole blob, once, when
