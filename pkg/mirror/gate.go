@@ -45,8 +45,8 @@ type TokenAnswer struct {
 	ExpiresIn    time.Duration // of Token
 }
 
-// TokenSource logs in at the supernode. Errors: ErrUnauthorized, ErrDenied,
-// ErrUnavailable.
+// TokenSource logs in at the supernode. ErrUnauthorized and ErrDenied, by kind
+// or HTTP status, are its noes; any other error means that it gave no answer.
 type TokenSource interface {
 	Token(ctx context.Context, r TokenRequest) (TokenAnswer, error)
 }

@@ -130,13 +130,16 @@ func New(cfg Config) *Mirror {
 	return m
 }
 
+// bodyTimeout bounds the wait for a request's body, which only /token reads.
+const bodyTimeout = 10 * time.Second
+
 // NewServer wraps the mirror with the limits that its listener needs. There
-// is no write timeout: a runtime that unpacks reads slowly.
+// is no write timeout, since a runtime that unpacks reads slowly, and no read
+// timeout, since it would end the watch for clients that went away.
 func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -151,6 +154,12 @@ func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		fault{http.StatusServiceUnavailable, "TOOMANYREQUESTS", "the mirror is busy"}.write(w)
 		return
+	}
+	if r.ContentLength != 0 {
+		deadline := time.Now().Add(bodyTimeout)
+		if err := http.NewResponseController(w).SetReadDeadline(deadline); err != nil {
+			m.cfg.Log.Debug("set a deadline for a request's body", "err", err)
+		}
 	}
 	h := w.Header()
 	h.Set("Docker-Distribution-API-Version", "registry/2.0")

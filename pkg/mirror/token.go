@@ -126,8 +126,11 @@ func (g *Gate) answer(ctx context.Context, a ask) (TokenAnswer, error) {
 		if _, was := g.logins.check(a.User, a.Password, time.Time{}); was {
 			g.logins.forget(a.User)
 		}
-	case is(err, ErrUnavailable) && a.User != "" && g.cfg.OfflineGrace > 0:
+	case is(err, ErrDenied), is(err, ErrNotFound):
+	case a.User != "" && g.cfg.OfflineGrace > 0 && ctx.Err() == nil:
 		return g.offlineToken(a, err)
+	default:
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return TokenAnswer{}, err
 }

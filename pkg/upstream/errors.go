@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"errors"
 	"fmt"
 	"time"
 )
@@ -15,7 +14,7 @@ type statusErr struct {
 func (e *statusErr) Error() string   { return e.text }
 func (e *statusErr) HTTPStatus() int { return e.status }
 
-// The first four carry the HTTP status they stand for (HTTPStatus() int).
+// All of them carry the HTTP status they stand for (HTTPStatus() int).
 var (
 	// ErrUnknownRegistry: the name is not in the configuration; nothing was sent.
 	ErrUnknownRegistry error = &statusErr{"registry is not configured as an upstream", 404}
@@ -27,20 +26,20 @@ var (
 	ErrDenied error = &statusErr{"upstream denies access", 403}
 	// ErrNoToken: the registry knows no Bearer tokens, so a reader's right
 	// cannot be handed on without the reader's password.
-	ErrNoToken = errors.New("upstream has no token service")
+	ErrNoToken error = &statusErr{"upstream has no token service", 401}
 	// ErrForbiddenAddress: a name or redirect leads to an address that no
 	// upstream was configured for.
-	ErrForbiddenAddress = errors.New("address not allowed for an upstream")
+	ErrForbiddenAddress error = &statusErr{"address not allowed for an upstream", 502}
 	// ErrDigestMismatch: the bytes are not what their digest says.
-	ErrDigestMismatch = errors.New("upstream sent other bytes than the digest names")
+	ErrDigestMismatch error = &statusErr{"upstream sent other bytes than the digest names", 502}
 	// ErrSizeMismatch: the registry says different sizes of one blob.
-	ErrSizeMismatch = errors.New("upstream sent another size than it said")
+	ErrSizeMismatch error = &statusErr{"upstream sent another size than it said", 502}
 	// ErrTooLarge: a manifest beyond MaxManifest, or an answer beyond its limit.
-	ErrTooLarge = errors.New("upstream answer is too large")
+	ErrTooLarge error = &statusErr{"upstream answer is too large", 502}
 	// ErrMalformed: an answer that is not what the protocol allows.
-	ErrMalformed = errors.New("malformed upstream answer")
+	ErrMalformed error = &statusErr{"malformed upstream answer", 502}
 	// ErrUnavailable: no usable answer after all attempts.
-	ErrUnavailable = errors.New("upstream cannot be reached")
+	ErrUnavailable error = &statusErr{"upstream cannot be reached", 503}
 )
 
 // RetryError says that the registry asked to be left alone (429, or 5xx with
