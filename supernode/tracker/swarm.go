@@ -227,21 +227,34 @@ func (s *swarm) choose(now time.Time, rng *rand.Rand, self string, e *entry, roo
 	}
 	d := draw{now: now, rng: rng, swarm: s, taken: map[string]bool{self: true}}
 	kept := e.named
-	if len(kept) >= room && len(kept) > 0 {
+	if len(kept) >= room {
+		d.taken[kept[room-1]] = true // it had its turn
 		kept = kept[:room-1]
 	}
+	inRack, inZone := 0, 0
 	for _, id := range kept {
-		if other := s.entries[id]; other != nil && d.fit(other) {
-			d.take(other)
+		other := s.entries[id]
+		if other == nil || !d.fit(other) {
+			continue
+		}
+		d.take(other)
+		if other.at == e.at {
+			inRack++
+		} else if other.at.zone == e.at.zone {
+			inZone++
 		}
 	}
 	if e.at.rack != "" {
-		d.from(s.racks[e.at], min(room/3, room-len(d.out)))
+		d.from(s.racks[e.at], min(room/3-inRack, room-len(d.out)))
 	}
 	if e.at.zone != "" {
-		d.from(s.zones[place{zone: e.at.zone}], min(room/3, room-len(d.out)))
+		d.from(s.zones[place{zone: e.at.zone}], min(room/3-inZone, room-len(d.out)))
 	}
 	d.from(s.everybody, room-len(d.out))
+	if len(d.out) < room && len(e.named) >= room { // too few to change any
+		delete(d.taken, e.named[room-1])
+		d.from(s.everybody, room-len(d.out))
+	}
 	// The newest goes first, so that it is not the one that leaves next.
 	for i, j := 0, len(d.out)-1; i < j; i, j = i+1, j-1 {
 		d.out[i], d.out[j] = d.out[j], d.out[i]
