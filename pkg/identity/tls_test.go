@@ -238,6 +238,9 @@ func TestThreat23RevokedIsCut(t *testing.T) {
 
 	server.Revoke(id)
 
+	if err := live.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := io.Copy(io.Discard, live); err != nil && !strings.Contains(err.Error(), "reset") {
 		t.Fatalf("the live connection did not end: %v", err)
 	}

@@ -324,6 +324,9 @@ func TestThreat35NoSecretIsKeptOrLogged(t *testing.T) {
 			t.Errorf("%q is in a log, an answer or the store", s)
 		}
 	}
+	if strings.Contains(g.log.String(), "argon2id") {
+		t.Error("a password's hash is in the log")
+	}
 	if !strings.Contains(g.log.String(), "login failed") {
 		t.Error("a failed login is not logged")
 	}
