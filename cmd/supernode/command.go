@@ -144,7 +144,8 @@ func gcCommand() *cobra.Command {
 				return fmt.Errorf("collect garbage: %w", err)
 			}
 			m := answer.Msg
-			fmt.Fprintf(cmd.OutOrStdout(), "removed %d blobs (%d bytes), kept %d\n", m.BlobsRemoved, m.BytesRemoved, m.BlobsKept)
+			fmt.Fprintf(cmd.OutOrStdout(), "removed %d blobs (%d bytes), %d unused links and %d stale uploads\n",
+				m.BlobsRemoved, m.BytesRemoved, m.LinksRemoved, m.UploadsRemoved)
 			return nil
 		},
 	}

@@ -140,3 +140,33 @@ func TestReadable(t *testing.T) {
 		t.Error("a supernode in trouble gave a verdict")
 	}
 }
+
+func TestLogin(t *testing.T) {
+	base := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/token" || r.PostFormValue("scope") != "repository:a:pull repository:b:pull" {
+			t.Errorf("asked %s %v", r.URL, r.PostForm)
+		}
+		switch r.PostFormValue("grant_type") {
+		case "password":
+			if r.PostFormValue("password") != "right" {
+				http.Error(w, "no", http.StatusUnauthorized)
+				return
+			}
+			io.WriteString(w, `{"access_token":"t","refresh_token":"r","expires_in":300}`) //nolint:errcheck // the test reads it
+		case "refresh_token":
+			io.WriteString(w, `{}`) //nolint:errcheck // the test reads it
+		}
+	})
+	scopes := []string{"repository:a:pull", "repository:b:pull"}
+	got, err := client(base).Token(t.Context(), Login{User: "u", Password: "right", Scopes: scopes, Offline: true})
+	if err != nil || got != (Token{"t", "r", 5 * time.Minute}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	var refused *Error
+	if _, err = client(base).Token(t.Context(), Login{User: "u", Password: "wrong", Scopes: scopes}); !errors.As(err, &refused) || refused.Status != 401 {
+		t.Errorf("wrong password: %v", err)
+	}
+	if _, err = client(base).Token(t.Context(), Login{RefreshToken: "r", Scopes: scopes}); err == nil {
+		t.Error("an answer without a token passed")
+	}
+}

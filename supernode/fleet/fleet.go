@@ -163,12 +163,23 @@ func (f *Fleet) Tell(order *shoalv1.Order) {
 	}
 }
 
-// Do gives one order to each host and sends what they answer to updates until
-// all of them are done, failed or gone, or ctx ends. It closes nothing.
-func (f *Fleet) Do(ctx context.Context, hosts []Host, order *shoalv1.Order, updates chan<- Update) {
-	order.Id = rand.Text()
+// Do gives each host the order that is written for it and sends what they
+// answer to updates until all of them are done, failed or gone, or ctx ends.
+// It closes nothing.
+func (f *Fleet) Do(ctx context.Context, hosts []Host, write func(Host) (*shoalv1.Order, error), updates chan<- Update) {
 	var wait sync.WaitGroup
 	for _, h := range hosts {
+		order, err := write(h)
+		if err != nil {
+			wait.Go(func() {
+				select {
+				case updates <- Update{Host: h, Done: true, Error: err.Error()}:
+				case <-ctx.Done():
+				}
+			})
+			continue
+		}
+		order.Id = rand.Text()
 		wait.Go(func() { f.doOne(ctx, h, order, updates) })
 	}
 	wait.Wait()

@@ -64,7 +64,13 @@ func TestOrdersAreAnsweredByEachHost(t *testing.T) {
 			gone.Close()
 		}()
 		updates := make(chan Update, 16)
-		f.Do(t.Context(), append(f.Hosts(), Host{PeerID: "never"}), &shoalv1.Order{}, updates)
+		write := func(h Host) (*shoalv1.Order, error) {
+			if h.PeerID == "refused" {
+				return nil, errors.New("revoked")
+			}
+			return &shoalv1.Order{}, nil
+		}
+		f.Do(t.Context(), append(f.Hosts(), Host{PeerID: "never"}, Host{PeerID: "refused"}), write, updates)
 		close(updates)
 		last := map[string]Update{}
 		for u := range updates {
@@ -73,12 +79,12 @@ func TestOrdersAreAnsweredByEachHost(t *testing.T) {
 		if u := last["good"]; !u.Done || u.Error != "" || u.Bytes != 2 {
 			t.Errorf("good: %+v", u)
 		}
-		for _, peer := range []string{"gone", "never"} {
+		for _, peer := range []string{"gone", "never", "refused"} {
 			if u := last[peer]; !u.Done || u.Error == "" {
 				t.Errorf("%s: %+v", peer, u)
 			}
 		}
-		if len(last) != 3 || len(f.orders) != 0 {
+		if len(last) != 4 || len(f.orders) != 0 {
 			t.Errorf("%d hosts answered, %d orders are left over", len(last), len(f.orders))
 		}
 	})
@@ -102,7 +108,7 @@ func TestDoStopsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
-			f.Do(ctx, f.Hosts(), &shoalv1.Order{}, make(chan Update))
+			f.Do(ctx, f.Hosts(), func(Host) (*shoalv1.Order, error) { return &shoalv1.Order{}, nil }, make(chan Update))
 			close(ended)
 		}()
 		synctest.Wait()

@@ -2,12 +2,14 @@ package registry
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/shoalproject/shoal/pkg/blob"
 )
@@ -22,11 +24,20 @@ var (
 	ErrUpstreamDenied = errors.New("the upstream refuses this reader")
 )
 
+// ForeignManifest is a manifest of another registry, its bytes verified
+// against its digest.
+type ForeignManifest struct {
+	Descriptor blob.Descriptor
+	Body       []byte
+	Age        time.Duration   // how long ago a tag was last known to name it
+	Record     *blob.TagRecord // signed by this node; nil for a digest
+}
+
 // PullThrough reads from other registries. It decides itself whether the
 // subject may read there, before it answers anything else.
 type PullThrough interface {
 	// Manifest gives a manifest by tag or digest, with a verified digest.
-	Manifest(ctx context.Context, subject string, ref blob.Ref, reference string) (desc blob.Descriptor, body []byte, err error)
+	Manifest(ctx context.Context, subject string, ref blob.Ref, reference string) (ForeignManifest, error)
 	// Stat gives a blob's size in bytes.
 	Stat(ctx context.Context, subject string, ref blob.Ref, d blob.Digest) (size int64, err error)
 	// Blob gives a part of a blob. Its reader fails rather than give bytes
@@ -68,12 +79,19 @@ func (g *Registry) servePullThrough(w http.ResponseWriter, r *http.Request, rout
 }
 
 func (g *Registry) upstreamManifest(w http.ResponseWriter, q *request, ref blob.Ref) error {
-	desc, body, err := g.PullThrough.Manifest(q.Context(), q.subject, ref, q.reference())
+	m, err := g.PullThrough.Manifest(q.Context(), q.subject, ref, q.reference())
 	if err != nil {
 		return errUpstream(err)
 	}
+	desc, body := m.Descriptor, m.Body
 	if q.digest != "" && desc.Digest != q.digest || desc.Digest.Algorithm().FromBytes(body) != desc.Digest {
 		return errUpstream(fmt.Errorf("the manifest of %s %s does not have its digest", ref, q.reference()))
+	}
+	if m.Age > 0 {
+		w.Header().Set("Age", strconv.FormatInt(int64(m.Age.Seconds()), 10))
+	}
+	if m.Record != nil && q.Header.Get(HeaderWantTagRecord) != "" {
+		w.Header().Set(HeaderTagRecord, base64.StdEncoding.EncodeToString(m.Record.Encode()))
 	}
 	return serveContent(w, q.Request, desc.Digest, desc.MediaType, int64(len(body)), func(r blob.Range) error {
 		_, err := w.Write(body[r.Start:r.End])
@@ -113,7 +131,8 @@ func errUpstream(err error) error {
 		return &Error{Status: http.StatusNotFound, Code: codeManifestUnknown, cause: err,
 			Message: "the upstream registry has no such content"}
 	case errors.Is(err, ErrUpstreamDenied):
-		return &Error{Status: http.StatusForbidden, Code: codeDenied, cause: err,
+		// Their 401 stays one: a 404 would say that the image is gone.
+		return &Error{Status: http.StatusUnauthorized, Code: codeDenied, cause: err,
 			Message: "the upstream registry does not let you read this"}
 	}
 	e := &Error{Status: http.StatusBadGateway, Code: codeUnknown, cause: err,

@@ -857,12 +857,14 @@ func (*CollectGarbageRequest) Descriptor() ([]byte, []int) {
 }
 
 type CollectGarbageResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	BlobsRemoved  int64                  `protobuf:"varint,1,opt,name=blobs_removed,json=blobsRemoved,proto3" json:"blobs_removed,omitempty"`
-	BytesRemoved  int64                  `protobuf:"varint,2,opt,name=bytes_removed,json=bytesRemoved,proto3" json:"bytes_removed,omitempty"`
-	BlobsKept     int64                  `protobuf:"varint,3,opt,name=blobs_kept,json=blobsKept,proto3" json:"blobs_kept,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	BlobsRemoved int64                  `protobuf:"varint,1,opt,name=blobs_removed,json=blobsRemoved,proto3" json:"blobs_removed,omitempty"`
+	BytesRemoved int64                  `protobuf:"varint,2,opt,name=bytes_removed,json=bytesRemoved,proto3" json:"bytes_removed,omitempty"`
+	// Blobs that a repository held for nothing.
+	LinksRemoved   int64 `protobuf:"varint,3,opt,name=links_removed,json=linksRemoved,proto3" json:"links_removed,omitempty"`
+	UploadsRemoved int64 `protobuf:"varint,4,opt,name=uploads_removed,json=uploadsRemoved,proto3" json:"uploads_removed,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CollectGarbageResponse) Reset() {
@@ -909,9 +911,16 @@ func (x *CollectGarbageResponse) GetBytesRemoved() int64 {
 	return 0
 }
 
-func (x *CollectGarbageResponse) GetBlobsKept() int64 {
+func (x *CollectGarbageResponse) GetLinksRemoved() int64 {
 	if x != nil {
-		return x.BlobsKept
+		return x.LinksRemoved
+	}
+	return 0
+}
+
+func (x *CollectGarbageResponse) GetUploadsRemoved() int64 {
+	if x != nil {
+		return x.UploadsRemoved
 	}
 	return 0
 }
@@ -955,7 +964,7 @@ func (*VerifyRequest) Descriptor() ([]byte, []int) {
 type VerifyUpdate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	BlobsChecked  int64                  `protobuf:"varint,1,opt,name=blobs_checked,json=blobsChecked,proto3" json:"blobs_checked,omitempty"`
-	BlobsTotal    int64                  `protobuf:"varint,2,opt,name=blobs_total,json=blobsTotal,proto3" json:"blobs_total,omitempty"`
+	BytesChecked  int64                  `protobuf:"varint,2,opt,name=bytes_checked,json=bytesChecked,proto3" json:"bytes_checked,omitempty"`
 	Problems      []string               `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
 	Done          bool                   `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -999,9 +1008,9 @@ func (x *VerifyUpdate) GetBlobsChecked() int64 {
 	return 0
 }
 
-func (x *VerifyUpdate) GetBlobsTotal() int64 {
+func (x *VerifyUpdate) GetBytesChecked() int64 {
 	if x != nil {
-		return x.BlobsTotal
+		return x.BytesChecked
 	}
 	return 0
 }
@@ -1164,17 +1173,16 @@ const file_shoal_v1_admin_proto_rawDesc = "" +
 	"bytesTotal\x12\x12\n" +
 	"\x04done\x18\a \x01(\bR\x04done\x12\x14\n" +
 	"\x05error\x18\b \x01(\tR\x05error\"\x17\n" +
-	"\x15CollectGarbageRequest\"\x81\x01\n" +
+	"\x15CollectGarbageRequest\"\xb0\x01\n" +
 	"\x16CollectGarbageResponse\x12#\n" +
 	"\rblobs_removed\x18\x01 \x01(\x03R\fblobsRemoved\x12#\n" +
-	"\rbytes_removed\x18\x02 \x01(\x03R\fbytesRemoved\x12\x1d\n" +
-	"\n" +
-	"blobs_kept\x18\x03 \x01(\x03R\tblobsKept\"\x0f\n" +
-	"\rVerifyRequest\"\x84\x01\n" +
+	"\rbytes_removed\x18\x02 \x01(\x03R\fbytesRemoved\x12#\n" +
+	"\rlinks_removed\x18\x03 \x01(\x03R\flinksRemoved\x12'\n" +
+	"\x0fuploads_removed\x18\x04 \x01(\x03R\x0euploadsRemoved\"\x0f\n" +
+	"\rVerifyRequest\"\x88\x01\n" +
 	"\fVerifyUpdate\x12#\n" +
-	"\rblobs_checked\x18\x01 \x01(\x03R\fblobsChecked\x12\x1f\n" +
-	"\vblobs_total\x18\x02 \x01(\x03R\n" +
-	"blobsTotal\x12\x1a\n" +
+	"\rblobs_checked\x18\x01 \x01(\x03R\fblobsChecked\x12#\n" +
+	"\rbytes_checked\x18\x02 \x01(\x03R\fbytesChecked\x12\x1a\n" +
 	"\bproblems\x18\x03 \x03(\tR\bproblems\x12\x12\n" +
 	"\x04done\x18\x04 \x01(\bR\x04done\"\x0f\n" +
 	"\rBackupRequest\"!\n" +

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/shoalproject/shoal/pkg/settings"
+)
+
+// config is every setting of the agent; its help tags are the manual that
+// `dfagent config print` shows.
+type config struct {
+	Supernodes    []string      `yaml:"supernode" help:"URL of a supernode; more than one by commas or repetition. Needed for the first join, afterwards the supernodes name each other."`
+	Join          string        `yaml:"join" help:"Token from 'supernode join-token'; needed once, the identity lives in the data folder."`
+	CA            string        `yaml:"ca" help:"PEM file of the supernode's authority, where the join token does not pin it."`
+	Data          string        `yaml:"data" help:"Folder for the identity and the blobs."`
+	Hostname      string        `yaml:"hostname" help:"Name of this host in lists; empty takes the system's."`
+	Mirror        string        `yaml:"mirror" help:"Registry mirror for containerd and Docker, plain HTTP."`
+	DockerMirror  string        `yaml:"docker-mirror" help:"The same for Docker's registry-mirrors, which always means docker.io; empty switches it off."`
+	MirrorHosts   []string      `yaml:"mirror-host" help:"Further Host headers that the mirror answers to; loopback names always are."`
+	SwarmListen   string        `yaml:"swarm-listen" help:"Pieces for neighbours, mutual TLS."`
+	P2PListen     string        `yaml:"p2p-listen" help:"libp2p, for finding neighbours when no supernode answers; empty switches it off."`
+	MetricsListen string        `yaml:"metrics-listen" help:"/metrics and /debug/pprof; open on loopback only."`
+	MetricsToken  string        `yaml:"metrics-token-file" help:"File with the bearer token that metrics-listen asks for off loopback."`
+	Rack          string        `yaml:"rack" help:"Neighbours of the same rack are asked first."`
+	Zone          string        `yaml:"zone" help:"Neighbours of the same zone are asked next."`
+	CacheSize     settings.Size `yaml:"cache-size" help:"How much to keep; the least recently read goes first."`
+	UploadLimit   settings.Rate `yaml:"upload-limit" help:"Limit of what is sent to neighbours; 0 is none."`
+	DownloadLimit settings.Rate `yaml:"download-limit" help:"Limit of what is fetched; 0 is none."`
+	UploadSlots   int           `yaml:"upload-slots" help:"How many pieces are sent at once."`
+	Containerd    string        `yaml:"containerd" help:"Socket of containerd: what it holds is served to neighbours, and prewarm --unpack brings images into it."`
+	ContainerdNS  string        `yaml:"containerd-namespace" help:"containerd namespace that images are brought into."`
+	Docker        string        `yaml:"docker" help:"Socket of Docker, for prewarm --unpack where there is no containerd."`
+}
+
+func defaults() config {
+	return config{
+		Data:          "shoal-agent",
+		Mirror:        "127.0.0.1:65001",
+		DockerMirror:  "127.0.0.1:65004",
+		SwarmListen:   ":65002",
+		P2PListen:     ":65003",
+		MetricsListen: "127.0.0.1:9091",
+		CacheSize:     50e9,
+		UploadSlots:   5,
+		ContainerdNS:  "k8s.io",
+	}
+}
+
+func (c *config) check() error {
+	addrs := map[string]string{"mirror": c.Mirror, "swarm-listen": c.SwarmListen, "metrics-listen": c.MetricsListen}
+	if c.DockerMirror != "" {
+		addrs["docker-mirror"] = c.DockerMirror
+	}
+	if c.P2PListen != "" {
+		addrs["p2p-listen"] = c.P2PListen
+	}
+	for name, addr := range addrs {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("--%s %q is not HOST:PORT or :PORT: %w", name, addr, err)
+		}
+	}
+	if host, _, _ := net.SplitHostPort(c.MetricsListen); !isLoopback(host) && c.MetricsToken == "" {
+		return fmt.Errorf("--metrics-listen %s is not loopback: name a file with a bearer token by --metrics-token-file", c.MetricsListen)
+	}
+	if c.UploadSlots < 1 {
+		return fmt.Errorf("--upload-slots %d: at least one is needed", c.UploadSlots)
+	}
+	if c.Hostname == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("find this host's name: %w; give it with --hostname", err)
+		}
+		c.Hostname = name
+	}
+	return nil
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (c *config) path(elem ...string) string {
+	return filepath.Join(append([]string{c.Data}, elem...)...)
+}

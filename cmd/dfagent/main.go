@@ -1,0 +1,21 @@
+// Command dfagent is the agent on every host: a registry mirror on loopback
+// that fetches blobs from neighbours and gives them on.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := command(os.Stdin, os.Stdout, os.Stderr).ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "dfagent: %v\n", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	goruntime "runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/fetch"
+	"github.com/shoalproject/shoal/pkg/runtime"
+	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
+)
+
+const (
+	// prewarmsAtOnce bounds the orders that are carried out side by side; the
+	// rest wait, so that a rollout of many images does not take the host's
+	// line from the pods that wait for one.
+	prewarmsAtOnce = 2
+	// tellEvery is how often progress goes up.
+	tellEvery = time.Second
+)
+
+// orders carries out what the supernode asks for.
+type orders struct {
+	agent *agent
+	slots chan struct{}
+	wait  sync.WaitGroup
+}
+
+func newOrders(a *agent) *orders {
+	return &orders{agent: a, slots: make(chan struct{}, prewarmsAtOnce)}
+}
+
+// handle takes an order; it does not block.
+func (o *orders) handle(ctx context.Context, order *shoalv1.Order) {
+	switch what := order.What.(type) {
+	case *shoalv1.Order_Revoked:
+		o.agent.node.Revoke(what.Revoked.PeerIds...)
+		if o.agent.dht != nil {
+			o.agent.dht.Drop(what.Revoked.PeerIds...)
+		}
+	case *shoalv1.Order_Prewarm:
+		o.wait.Go(func() {
+			select {
+			case o.slots <- struct{}{}:
+				defer func() { <-o.slots }()
+			case <-ctx.Done():
+				return
+			}
+			o.prewarm(ctx, order.Id, what.Prewarm)
+		})
+	}
+}
+
+// meter counts what an order has brought so far.
+type meter struct{ done, total atomic.Int64 }
+
+func (o *orders) prewarm(ctx context.Context, id string, p *shoalv1.Prewarm) {
+	var m meter
+	told, stop := context.WithCancel(ctx)
+	var telling sync.WaitGroup
+	telling.Go(func() { o.tell(told, id, &m) })
+	err := o.bring(ctx, p, &m)
+	stop()
+	telling.Wait()
+	last := &shoalv1.ProgressRequest{OrderId: id, BytesDone: m.done.Load(), BytesTotal: m.total.Load(), Done: true}
+	if err != nil {
+		last.Error = err.Error()
+		o.agent.log.Warn("a prewarm failed", "image", p.Repository, "digest", p.Digest, "error", err)
+	}
+	if err := o.agent.line.Progress(ctx, last); err != nil && ctx.Err() == nil {
+		o.agent.log.Warn("the end of a prewarm was not told", "error", err)
+	}
+}
+
+// tell sends progress up until ctx ends.
+func (o *orders) tell(ctx context.Context, id string, m *meter) {
+	tick := time.NewTicker(tellEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			// A lost figure is followed by a newer one.
+			_ = o.agent.line.Progress(ctx, &shoalv1.ProgressRequest{OrderId: id, BytesDone: m.done.Load(), BytesTotal: m.total.Load()})
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// bring fetches an image into the store, and into the runtime when asked.
+func (o *orders) bring(ctx context.Context, p *shoalv1.Prewarm, m *meter) error {
+	ref := blob.Ref{Registry: p.Registry, Repository: p.Repository}
+	d, err := blob.ParseDigest(p.Digest)
+	if err != nil {
+		return err
+	}
+	if p.Platform == "" {
+		p.Platform = "linux/" + goruntime.GOARCH
+	}
+	if err := o.image(ctx, ref, d, p, m); err != nil {
+		return err
+	}
+	if p.Unpack {
+		return o.unpack(ctx, ref, p)
+	}
+	return nil
+}
+
+func (o *orders) image(ctx context.Context, ref blob.Ref, d blob.Digest, p *shoalv1.Prewarm, m *meter) error {
+	manifest, err := o.agent.fetcher.Manifest(ctx, ref, string(d), fetch.Cred{Token: p.Token})
+	if err != nil {
+		return err
+	}
+	m.total.Add(manifest.Descriptor.Size)
+	m.done.Add(manifest.Descriptor.Size)
+	if children := childrenOf(manifest.Body); len(children) > 0 {
+		child, err := platformOf(children, p.Platform)
+		if err != nil {
+			return err
+		}
+		return o.image(ctx, ref, child, p, m)
+	}
+	blobs := blobsOf(manifest.Body)
+	pull := o.agent.fetcher.BeginPull(ref.String()+"@"+string(d), blobs)
+	for _, b := range blobs {
+		m.total.Add(b.Size)
+	}
+	var errs []error
+	for _, b := range blobs {
+		errs = append(errs, o.blob(ctx, fetch.Request{
+			Digest: b.Digest, Size: b.Size, Ref: ref, Class: "prewarm", OriginToken: p.Token, PullID: pull,
+		}, m))
+	}
+	return errors.Join(errs...)
+}
+
+func (o *orders) blob(ctx context.Context, r fetch.Request, m *meter) error {
+	var counted int64
+	err := o.agent.fetcher.Prefetch(ctx, r, func(done, _ int64) {
+		m.done.Add(done - counted)
+		counted = done
+	})
+	if err == nil {
+		m.done.Add(r.Size - counted)
+	}
+	return err
+}
+
+func platformOf(children []blob.Descriptor, platform string) (blob.Digest, error) {
+	parts := strings.SplitN(platform, "/", 3)
+	if len(parts) < 2 {
+		return "", fmt.Errorf("platform %q is not os/arch[/variant]", platform)
+	}
+	for _, c := range children {
+		if c.Platform != nil && c.Platform.OS == parts[0] && c.Platform.Architecture == parts[1] &&
+			(len(parts) < 3 || c.Platform.Variant == parts[2]) {
+			return c.Digest, nil
+		}
+	}
+	return "", fmt.Errorf("the image has no %s", platform)
+}
+
+// unpack brings the image from the store into the runtime, through this
+// host's own mirror.
+func (o *orders) unpack(ctx context.Context, ref blob.Ref, p *shoalv1.Prewarm) error {
+	if o.agent.runtime == nil {
+		return errors.New("this agent has no container runtime to unpack into: start it with --containerd SOCKET")
+	}
+	registry := ref.Registry
+	if registry == "" {
+		registry = o.agent.names.first()
+	}
+	image := registry + "/" + ref.Repository
+	if p.Tag != "" {
+		image += ":" + p.Tag
+	} else {
+		image += "@" + p.Digest
+	}
+	pull := runtime.Pull{Image: image, Platform: p.Platform, Unpack: true}
+	if ref.Registry == "" {
+		pull.Token = p.Token
+	}
+	_, err := o.agent.runtime.Pull(ctx, pull)
+	return err
+}

@@ -1,0 +1,298 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/discovery/dht"
+	"github.com/shoalproject/shoal/pkg/identity"
+	"github.com/shoalproject/shoal/pkg/swarm"
+	"github.com/shoalproject/shoal/pkg/telemetry"
+	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
+	"github.com/shoalproject/shoal/supernode/api"
+)
+
+const (
+	// stopWithin is how long requests in progress may take at the end.
+	stopWithin = 10 * time.Second
+	// headersWithin bounds how long a client may take to send its headers.
+	headersWithin = 10 * time.Second
+	// idleFor is how long a connection may wait for its next request.
+	idleFor = 2 * time.Minute
+	// sweepEvery is how often what has expired is dropped from memory.
+	sweepEvery = time.Minute
+	// ownRenewal is how often the supernode's own membership is made anew;
+	// it lasts a day.
+	ownRenewal = 8 * time.Hour
+)
+
+func serve(ctx context.Context, c config, errOut io.Writer) error {
+	log := slog.New(slog.NewTextHandler(errOut, nil))
+	h, err := open(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(h.run(ctx), h.close())
+}
+
+// readiness answers /readyz: 200 between the start and the stop.
+type readiness struct{ up atomic.Bool }
+
+func (r *readiness) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+	if !r.up.Load() {
+		http.Error(w, "starting or stopping", http.StatusServiceUnavailable)
+		return
+	}
+	telemetry.Alive(w, request)
+}
+
+func publicBytes(key crypto.PublicKey) ed25519.PublicKey {
+	public, _ := key.(ed25519.PublicKey)
+	return public
+}
+
+func (h *house) openDHT(ctx context.Context) (err error) {
+	h.dht, err = dht.New(ctx, dht.Config{
+		Key: h.key.Libp2p(), Listen: h.config.P2PListen, PSK: h.networkKey, Secret: h.providerSecret,
+		Statement: func() []byte {
+			membership, err := h.auth.Supernode(h.key.PeerID().String())
+			if err != nil {
+				h.log.Error("the own membership was not made", "error", err)
+			}
+			return membership
+		},
+		VerifyMember: func(raw []byte, peer string) error {
+			m, err := identity.ParseMembership(raw, h.memberKey, time.Now())
+			if err == nil && m.PeerID != peer {
+				err = errors.New("the membership is another peer's")
+			}
+			return err
+		},
+		Revoked:   func(peer string) bool { return h.node.Admit(peer) != nil },
+		SwarmAddr: h.config.SwarmListen,
+		Seed:      true,
+		Holdings:  func(d blob.Digest) (dht.Holding, bool) { return h.holding(ctx, d) },
+		VerifyTag: h.trust.Verify,
+		Log:       h.log,
+	})
+	if err != nil {
+		return fmt.Errorf("open libp2p: %w; is --p2p-listen %s taken?", err, h.config.P2PListen)
+	}
+	h.closers = append(h.closers, h.dht.Close)
+	return nil
+}
+
+func (h *house) holding(ctx context.Context, d blob.Digest) (dht.Holding, bool) {
+	content, err := h.lookup(ctx, d)
+	if err != nil {
+		return dht.Holding{}, false
+	}
+	defer content.Close() //nolint:errcheck // only read
+	have, _ := content.Progress()
+	return dht.Holding{Size: content.Size(), Complete: have.Full(), Have: have}, have.Count() > 0
+}
+
+// welcome is all that a member is told; host is the address by which it
+// reached this supernode.
+func (h *house) welcome(membership []byte, host string) (*shoalv1.Welcome, error) {
+	w := &shoalv1.Welcome{
+		Membership: membership, Idc: h.config.IDC, MemberKey: h.memberKey,
+		Signers: []string{h.key.PeerID().String()}, Jwks: string(h.auth.JWKS()),
+		TokenIssuer: "shoal/" + h.key.PeerID().String(), TokenService: "shoal-registry",
+		PublicNames: h.config.names(), NetworkKey: h.networkKey, ProviderSecret: h.providerSecret,
+		OfflineGraceSeconds: int64(h.config.OfflineGrace.Seconds()),
+		Supernodes: []*shoalv1.Supernode{{
+			PeerId: h.key.PeerID().String(), SwarmAddr: reached(h.config.SwarmListen, host), P2PAddrs: h.dht.Addrs(),
+		}},
+	}
+	for name, u := range h.config.Upstreams {
+		one := &shoalv1.Upstream{Name: name, Url: u.URL, Credentials: u.Username != ""}
+		if u.CAFile != "" {
+			pem, err := os.ReadFile(u.CAFile)
+			if err != nil {
+				return nil, fmt.Errorf("read the authority of upstream %s: %w", name, err)
+			}
+			one.CaPem = string(pem)
+		}
+		w.Upstreams = append(w.Upstreams, one)
+	}
+	return w, nil
+}
+
+// reached completes an address to listen on by the host it was reached at.
+func reached(listen, host string) string {
+	own, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen
+	}
+	if ip := net.ParseIP(own); own == "" || ip != nil && ip.IsUnspecified() {
+		own = host
+	}
+	return net.JoinHostPort(own, port)
+}
+
+func (h *house) openAPI() {
+	h.api = api.Config{
+		Auth: h.auth, Node: h.node, Registry: h.registry, Pieces: h.pieces, Tracker: h.tracker, Fleet: h.fleet,
+		Seed: origins{h.seed}, Meta: h.meta, Welcome: h.welcome, IDC: h.config.IDC, Ready: h.ready.ServeHTTP,
+		Stopping: h.stopping, Now: time.Now, Log: h.log,
+	}
+}
+
+// listener is one address that the supernode answers on.
+type listener struct {
+	name   string
+	net    net.Listener
+	server *http.Server
+}
+
+// run serves until ctx ends or a listener fails.
+func (h *house) run(ctx context.Context) error {
+	listeners, err := h.listeners(ctx)
+	if err != nil {
+		for _, l := range listeners {
+			l.net.Close() //nolint:errcheck // nothing was served yet
+		}
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		h.log.Info("listening", "what", l.name, "address", l.net.Addr())
+		group.Go(func() error {
+			if err := l.server.Serve(l.net); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve the %s: %w", l.name, err)
+			}
+			return nil
+		})
+	}
+	group.Go(func() error { return h.keepHouse(ctx) })
+	h.ready.up.Store(true)
+	group.Go(func() error {
+		<-ctx.Done()
+		h.ready.up.Store(false)
+		close(h.stopping)
+		stop(listeners)
+		return nil
+	})
+	return group.Wait()
+}
+
+func stop(listeners []listener) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
+	defer cancel()
+	var group errgroup.Group
+	for _, l := range listeners {
+		group.Go(func() error {
+			if l.server.Shutdown(ctx) != nil {
+				l.server.Close() //nolint:errcheck // what did not end in time is cut
+			}
+			return nil
+		})
+	}
+	group.Wait() //nolint:errcheck // none returns one
+}
+
+// keepHouse does what comes round again: sweeping, renewal, garbage.
+func (h *house) keepHouse(ctx context.Context) error {
+	sweep, renewal := time.NewTicker(sweepEvery), time.NewTicker(ownRenewal)
+	defer sweep.Stop()
+	defer renewal.Stop()
+	var garbage <-chan time.Time
+	if h.config.GCEvery > 0 {
+		ticker := time.NewTicker(h.config.GCEvery)
+		defer ticker.Stop()
+		garbage = ticker.C
+	}
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-sweep.C:
+			h.tracker.Sweep(now)
+			err = h.auth.Sweep(ctx)
+		case <-renewal.C:
+			err = h.renewOwn()
+		case <-garbage:
+			_, err = h.registry.GC(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			h.log.Error("housekeeping failed; it is tried again", "error", err)
+		}
+	}
+}
+
+// listeners opens every address before any of them is served, so that a port
+// that is taken ends the program before it half works.
+func (h *house) listeners(ctx context.Context) ([]listener, error) {
+	public, err := api.Public(h.api)
+	if err != nil {
+		return nil, err
+	}
+	insides, err := telemetry.Server(h.metrics, h.config.MetricsToken, h.ready.ServeHTTP)
+	if err != nil {
+		return nil, err
+	}
+	quiet := slog.NewLogLogger(h.log.Handler(), slog.LevelDebug)
+	var out []listener
+	add := func(name, flag, addr string, wrap func(net.Listener) net.Listener, server *http.Server) error {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+		if err != nil {
+			return fmt.Errorf("listen for the %s: %w; choose another address with --%s", name, err, flag)
+		}
+		if wrap != nil {
+			l = wrap(l)
+		}
+		server.ErrorLog = quiet
+		out = append(out, listener{name, l, server})
+		return nil
+	}
+	secure := func(l net.Listener) net.Listener {
+		if h.tls == nil {
+			return l
+		}
+		return tls.NewListener(l, h.tls)
+	}
+	member := func(l net.Listener) net.Listener { return h.node.Listener(swarm.Listen(l)) }
+	err = errors.Join(
+		add("registry", "listen", h.config.Listen, secure, &http.Server{
+			Handler: public, ReadHeaderTimeout: headersWithin, IdleTimeout: idleFor, MaxHeaderBytes: 64 << 10,
+		}),
+		add("pieces", "swarm-listen", h.config.SwarmListen, member, swarm.HTTPServer(api.Members(h.api))),
+		add("metrics", "metrics-listen", h.config.MetricsListen, nil, insides),
+	)
+	if err != nil {
+		return out, err
+	}
+	l, err := h.listenSocket(ctx)
+	if err != nil {
+		return out, err
+	}
+	return append(out, listener{"socket", l, &http.Server{Handler: api.Admin(h.api), ReadHeaderTimeout: headersWithin}}), nil
+}
+
+func (h *house) listenSocket(ctx context.Context) (net.Listener, error) {
+	path := h.config.path(adminSocket)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove the old socket: %w", err)
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on the socket for other commands: %w", err)
+	}
+	return l, os.Chmod(path, 0o600)
+}

@@ -1,0 +1,205 @@
+// Package api is the supernode's front: it puts the routes of the registry,
+// the tokens, the administrator's and the members' services and the console
+// onto their listeners, and decides nothing by itself. Every route is closed
+// unless it stands in the list of open ones.
+package api
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/identity"
+	"github.com/shoalproject/shoal/pkg/telemetry"
+	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
+	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
+	"github.com/shoalproject/shoal/supernode/auth"
+	"github.com/shoalproject/shoal/supernode/console"
+	"github.com/shoalproject/shoal/supernode/fleet"
+	"github.com/shoalproject/shoal/supernode/meta"
+	"github.com/shoalproject/shoal/supernode/registry"
+	"github.com/shoalproject/shoal/supernode/tracker"
+)
+
+// maxMessage bounds a request to the services, in bytes.
+const maxMessage = 4 << 20
+
+var errTooMuch = errors.New("the request names more than one answer can hold; send less at a time")
+
+// Seed fetches what the swarm wants from outside.
+type Seed interface {
+	// Ensure says what this supernode has or does about a wanted blob, and
+	// starts to fetch it where it can.
+	Ensure(ctx context.Context, a *tracker.Announcement, origin blob.Origin)
+	// Resolve finds the digest that a tag of an upstream names.
+	Resolve(ctx context.Context, ref blob.Ref, tag string) (blob.Digest, error)
+}
+
+// Config is what the front stands before.
+type Config struct {
+	Auth     *auth.Auth
+	Node     *identity.Node
+	Registry *registry.Registry
+	Pieces   http.Handler // the swarm's
+	Tracker  *tracker.Tracker
+	Fleet    *fleet.Fleet
+	Seed     Seed // nil: nothing is fetched from outside
+	Meta     meta.Backuper
+	// Welcome is all that a member is told; host is the address by which it
+	// reached this supernode.
+	Welcome func(membership []byte, host string) (*shoalv1.Welcome, error)
+	IDC     string
+	Ready   http.HandlerFunc
+	// Stopping is closed when the supernode begins to stop: long answers end.
+	Stopping <-chan struct{}
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+// route is a pattern of http.ServeMux and who answers it.
+type route struct {
+	pattern string
+	open    bool // needs no credentials of any kind
+	handler http.Handler
+}
+
+// OpenRoutes is the whole list of what is answered without credentials. A
+// test asks every route without any and fails on one that answers and does
+// not stand here.
+var OpenRoutes = []string{
+	"GET /healthz", "GET /readyz",
+	"/token", "GET /.well-known/jwks.json",
+	"POST /api/shoal.v1.JoinService/",
+	"GET /login", "POST /login", "GET /style.css",
+}
+
+// routes are those of the public listener.
+func (c Config) routes() ([]route, error) {
+	pages, err := console.New(console.Config{
+		Doors: doors{c}, Images: c.images, Swarms: c.swarms, Servers: c.servers, Name: c.IDC, Log: c.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	limit := connect.WithReadMaxBytes(maxMessage)
+	_, join := shoalv1connect.NewJoinServiceHandler(joinService{c}, limit)
+	_, admin := shoalv1connect.NewAdminServiceHandler(adminService{c}, limit)
+	out := []route{
+		{pattern: "/v2/", handler: c.Registry},
+		{pattern: "POST /api/shoal.v1.JoinService/", handler: http.StripPrefix("/api", join)},
+		{pattern: "/api/shoal.v1.AdminService/", handler: http.StripPrefix("/api", c.adminsOnly(admin))},
+		{pattern: "/token", handler: http.HandlerFunc(c.Auth.ServeToken)},
+		{pattern: "GET /.well-known/jwks.json", handler: http.HandlerFunc(c.Auth.ServeJWKS)},
+		{pattern: "GET /healthz", handler: http.HandlerFunc(telemetry.Alive)},
+		{pattern: "GET /readyz", handler: c.Ready},
+	}
+	for pattern, handler := range pages.Open() {
+		out = append(out, route{pattern: pattern, handler: handler})
+	}
+	for pattern, handler := range pages.Closed() {
+		out = append(out, route{pattern: pattern, handler: handler})
+	}
+	for i := range out {
+		out[i].open = slices.Contains(OpenRoutes, out[i].pattern)
+	}
+	return out, nil
+}
+
+// Public is the handler of the registry's listener.
+func Public(c Config) (http.Handler, error) {
+	routes, err := c.routes()
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	for _, r := range routes {
+		mux.Handle(r.pattern, r.handler)
+	}
+	return mux, nil
+}
+
+// Members is the handler of the piece listener: pieces, the members' service,
+// and the registry as agents read it.
+func Members(c Config) http.Handler {
+	_, node := shoalv1connect.NewNodeServiceHandler(nodeService{c}, connect.WithReadMaxBytes(maxMessage))
+	mux := http.NewServeMux()
+	mux.Handle("/swarm/v1/", c.Pieces)
+	mux.Handle("/shoal.v1.NodeService/", c.membersOnly(node))
+	mux.Handle("GET /v2/", c.membersOnly(c.Registry))
+	mux.Handle("POST /token", c.membersOnly(http.HandlerFunc(c.Auth.ServeToken)))
+	return mux
+}
+
+// Admin is the handler of the socket in the data folder, whose file mode is
+// the login.
+func Admin(c Config) http.Handler {
+	_, admin := shoalv1connect.NewAdminServiceHandler(adminService{c}, connect.WithReadMaxBytes(maxMessage))
+	return http.StripPrefix("/api", admin)
+}
+
+func (c Config) adminsOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, err := c.Auth.AuthorizeAdmin(r)
+		if err != nil {
+			c.refuse(w, r, err)
+			return
+		}
+		c.Log.Info("administration", "user", user.Name, "call", strings.TrimPrefix(r.URL.Path, "/shoal.v1."), "from", r.RemoteAddr)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// refuse answers in the form that Connect clients read.
+func (c Config) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	code := connect.CodeUnauthenticated
+	var limit *auth.LimitError
+	switch {
+	case errors.As(err, &limit):
+		code = connect.CodeResourceExhausted
+	case errors.Is(err, auth.ErrDenied):
+		code = connect.CodePermissionDenied
+	}
+	if err := connect.NewErrorWriter().Write(w, r, connect.NewError(code, err)); err != nil {
+		http.Error(w, code.String(), http.StatusUnauthorized)
+	}
+}
+
+// coded gives an error the code by which clients choose their exit status.
+func coded(err error) error {
+	code := connect.CodeInternal
+	switch {
+	case errors.Is(err, auth.ErrJoin), errors.Is(err, auth.ErrRevoked), errors.Is(err, auth.ErrDenied):
+		code = connect.CodePermissionDenied
+	case errors.Is(err, auth.ErrNoNode), errors.Is(err, fleet.ErrNoHosts):
+		code = connect.CodeNotFound
+	}
+	return connect.NewError(code, err)
+}
+
+// joinService is the door for nodes that are not yet members.
+type joinService struct{ Config }
+
+func (s joinService) Join(ctx context.Context, req *connect.Request[shoalv1.JoinRequest]) (*connect.Response[shoalv1.JoinResponse], error) {
+	m := req.Msg
+	joined, err := s.Auth.Join(ctx, auth.Joining{
+		Token: m.Token, PublicKey: ed25519.PublicKey(m.PublicKey), Proof: m.Proof, Hostname: m.Hostname,
+	})
+	if err != nil {
+		s.Log.Warn("a node was not taken in", "from", req.Peer().Addr, "error", err)
+		return nil, coded(err)
+	}
+	welcome, err := s.Welcome(joined.Membership, localHost(ctx))
+	if err != nil {
+		return nil, coded(err)
+	}
+	s.Log.Info("a node joined", "peer", joined.PeerID, "pool", joined.Pool, "from", req.Peer().Addr)
+	return connect.NewResponse(&shoalv1.JoinResponse{Welcome: welcome}), nil
+}
