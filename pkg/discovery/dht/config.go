@@ -90,7 +90,7 @@ type Config struct {
 	// Allow says whether a peer may learn that this node holds a digest. It
 	// guards tag records by the digest they name. Nil: every member may.
 	Allow func(peer string, d blob.Digest) bool
-	// VerifyTag checks the signature of a found tag record. Nil: FindTag finds
+	// VerifyTag checks the signature of a found tag record. Nil: FindTags finds
 	// nothing.
 	VerifyTag blob.VerifyFunc
 

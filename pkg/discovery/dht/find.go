@@ -229,10 +229,10 @@ func (l *peerList) publish() {
 	l.out <- list
 }
 
-// FindTag asks neighbours for signed records of a tag: valid ones, newest
+// FindTags asks neighbours for signed records of a tag: valid ones, newest
 // first by (Epoch, Time). It waits until the search ends, or half a second
 // after the first record came. None found is an empty list, no error.
-func (n *Node) FindTag(ctx context.Context, ref blob.Ref, tag string) ([]*blob.TagRecord, error) {
+func (n *Node) FindTags(ctx context.Context, ref blob.Ref, tag string) ([]*blob.TagRecord, error) {
 	request := tagsRequest{ref: ref, tag: tag}
 	if max(len(ref.Registry), len(ref.Repository), len(tag)) > maxName {
 		return nil, fmt.Errorf("find tag %s:%s: %w: a name is longer than %d bytes", ref, tag, errBadMessage, maxName)

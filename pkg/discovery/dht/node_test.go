@@ -139,15 +139,43 @@ func TestNonMemberWhoSkipsTheHandshakeIsNotAnswered(t *testing.T) {
 	member := c.add(nil)
 	member.hold(testDigest, testSize, true)
 	intruder := c.add(func(cfg *Config) { cfg.Statement = func() []byte { return nil } })
-	raw := intruder.host.Host // the host without its own gate
-	raw.Peerstore().AddAddrs(member.host.ID(), member.host.Addrs(), time.Hour)
-	for _, protocol := range []string{holdsProtocol, tagsProtocol, "/shoal/kad/1.0.0"} {
-		if s, err := raw.NewStream(t.Context(), member.host.ID(), protocolID(protocol)); err == nil {
-			if answer, err := exchange(s, []byte(testDigest), maxHolds); err == nil {
-				t.Errorf("%s answered %x", protocol, answer)
-			}
+	question := func(payload []byte) []byte {
+		var b bytes.Buffer
+		if err := writeFrame(&b, payload); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	for protocol, sent := range map[string][]byte{
+		holdsProtocol:      question([]byte(testDigest)),
+		tagsProtocol:       question(tagsRequest{tag: "v1"}.encode()),
+		"/shoal/kad/1.0.0": {2, 8, 5}, // a kad-dht ping: length 2, field 1 (type) = 5
+	} {
+		if answer := rawAnswer(t, c.add(nil), member, protocol, sent); len(answer) == 0 {
+			t.Errorf("%s does not answer a member: the question is wrong", protocol)
+		}
+		if answer := rawAnswer(t, intruder, member, protocol, sent); len(answer) != 0 {
+			t.Errorf("%s answered a non-member with %x", protocol, answer)
 		}
 	}
+}
+
+// rawAnswer sends bytes on a stream of a host without its own gate, and
+// returns the first bytes that come back.
+func rawAnswer(t *testing.T, from, to *testNode, protocol string, sent []byte) []byte {
+	t.Helper()
+	raw := from.host.Host
+	raw.Peerstore().AddAddrs(to.host.ID(), to.host.Addrs(), time.Hour)
+	s, err := raw.NewStream(t.Context(), to.host.ID(), protocolID(protocol))
+	if err != nil {
+		return nil
+	}
+	defer s.Reset()
+	_, _ = s.Write(sent) // a reset shows when reading
+	_ = s.SetReadDeadline(time.Now().Add(20 * time.Second))
+	answer := make([]byte, 16)
+	n, _ := s.Read(answer)
+	return answer[:n]
 }
 
 func TestRevokedPeerIsCutAndStaysOut(t *testing.T) {
@@ -280,7 +308,7 @@ func TestEnoughHoldersAreEnough(t *testing.T) {
 	}
 }
 
-func TestFindTagReturnsValidRecordsNewestFirst(t *testing.T) {
+func TestFindTagsReturnsValidRecordsNewestFirst(t *testing.T) {
 	c := newCluster(t)
 	nodes := c.grow(4)
 	ref := blob.Ref{Registry: "registry.example.com", Repository: "team/app"}
@@ -298,7 +326,7 @@ func TestFindTagReturnsValidRecordsNewestFirst(t *testing.T) {
 		}
 	}
 	eventually(t, "both records", func() bool {
-		found, err := nodes[3].FindTag(t.Context(), ref, "v1")
+		found, err := nodes[3].FindTags(t.Context(), ref, "v1")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -309,7 +337,7 @@ func TestFindTagReturnsValidRecordsNewestFirst(t *testing.T) {
 		}
 		return len(found) == 2 && found[0].Epoch == 2 && found[1].Epoch == 1
 	})
-	if found, err := nodes[3].FindTag(t.Context(), ref, "v2"); err != nil || len(found) != 0 {
+	if found, err := nodes[3].FindTags(t.Context(), ref, "v2"); err != nil || len(found) != 0 {
 		t.Errorf("found %v, %v for a tag that nobody has", found, err)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/blob"
 )
 
-// tagGrace is how long FindTag waits for further records after the first.
+// tagGrace is how long FindTags waits for further records after the first.
 const tagGrace = 500 * time.Millisecond
 
 // recordSet collects tag records, each once.
