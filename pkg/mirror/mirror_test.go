@@ -369,6 +369,19 @@ func TestErrorInTheMiddleCutsTheConnection(t *testing.T) {
 	}
 }
 
+func TestShortReaderAborts(t *testing.T) {
+	s := newSpy()
+	s.failAfter, s.short = 100, true
+	m := New(Config{Fetcher: s, Auth: s, Own: func(string) bool { return true }, Upstream: func(string) bool { return false }})
+	defer func() {
+		if got := recover(); got != http.ErrAbortHandler {
+			t.Errorf("a body of 100 bytes for %d ended with %v", len(layer), got)
+		}
+	}()
+	m.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "GET",
+		"http://127.0.0.1/v2/app/blobs/"+digest.FromBytes(layer).String(), nil))
+}
+
 func TestHostHeader(t *testing.T) {
 	s := newSpy()
 	server := start(t, s, func(cfg *Config) { cfg.Hosts = []string{"mirror.corp", "10.0.0.7:65001", "[fd00::7]"} })

@@ -177,6 +177,33 @@ func TestThreat2RedirectInside(t *testing.T) {
 	}
 }
 
+func TestRedirectTargets(t *testing.T) {
+	for _, c := range []struct {
+		base, location, want string // want "": refused
+	}{
+		{"https://r.test", "https://cdn.test/x", "https://cdn.test/x"},
+		{"https://r.test", "/other", "https://r.test/other"},
+		{"https://r.test", "//cdn.test/x", "https://cdn.test/x"},
+		{"https://r.test", "http://cdn.test/x", ""},
+		{"https://r.test", "https://user@cdn.test/x", ""},
+		{"https://r.test", "https://r.test@cdn.test/x", ""},
+		{"https://r.test", "https:///x", ""},
+		{"https://r.test", "ftp://cdn.test/x", ""},
+		{"https://r.test", "", ""},
+		{"http://r.test", "http://cdn.test/x", "http://cdn.test/x"},
+		{"http://r.test", "https://cdn.test/x", "https://cdn.test/x"},
+	} {
+		r, err := newRegistry("reg", Registry{URL: c.base}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := r.next(*r.base, c.location)
+		if (err == nil) != (c.want != "") || err == nil && got.String() != c.want {
+			t.Errorf("%s to %q: %s, %v", c.base, c.location, got.String(), err)
+		}
+	}
+}
+
 func TestRedirectsAreCounted(t *testing.T) {
 	var hops atomic.Int32
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
