@@ -13,6 +13,8 @@ const (
 	leaseFor = 10 * time.Second
 	// demotedFor is how long a node that was reported is not named.
 	demotedFor = time.Hour
+	// smallBucket is a list that is walked through rather than drawn from.
+	smallBucket = 128
 	// reportsKept bounds who reported a node.
 	reportsKept = 8
 )
@@ -287,8 +289,10 @@ func (d *draw) from(b *bucket, n int) {
 	if b == nil || n <= 0 {
 		return
 	}
-	walk := len(b.list) <= 4*n
-	tries := min(len(b.list), 4*n)
+	walk, tries := len(b.list) <= smallBucket, 4*n
+	if walk {
+		tries = len(b.list)
+	}
 	start := 0
 	if len(b.list) > 0 {
 		start = d.rng.IntN(len(b.list))
