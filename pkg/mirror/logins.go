@@ -44,7 +44,7 @@ type logins struct {
 
 func newLogins() logins {
 	l := logins{hashing: make(chan struct{}, 1), mu: new(sync.Mutex), users: make(map[string]login)}
-	rand.Read(l.decoy.salt[:]) //nolint:errcheck // never fails (crypto/rand)
+	rand.Read(l.decoy.salt[:])
 	l.decoy.hash = make([]byte, hashBytes)
 	return l
 }
@@ -58,7 +58,7 @@ func (l *logins) digest(pass string, salt [16]byte) []byte {
 // remember keeps a login that the supernode accepted, and what it allowed.
 func (l *logins) remember(user, pass string, access []token.Access, now time.Time) {
 	fresh := login{at: now}
-	rand.Read(fresh.salt[:]) //nolint:errcheck // never fails (crypto/rand)
+	rand.Read(fresh.salt[:])
 	fresh.hash = l.digest(pass, fresh.salt)
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -76,7 +76,7 @@ func (s *stream) open() error {
 	case s.pos > 0:
 		q.header.Set("Range", fmt.Sprintf("bytes=%d-", s.pos))
 	}
-	resp, err := s.client.do(ctx, q)
+	resp, err := s.client.do(ctx, q) //nolint:bodyclose // drop closes it
 	if err != nil {
 		cancel(nil)
 		return err
