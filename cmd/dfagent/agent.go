@@ -22,11 +22,11 @@ import (
 	"github.com/shoalproject/shoal/pkg/gateway"
 	"github.com/shoalproject/shoal/pkg/identity"
 	"github.com/shoalproject/shoal/pkg/mirror"
+	"github.com/shoalproject/shoal/pkg/records"
 	"github.com/shoalproject/shoal/pkg/runtime/containerd"
 	"github.com/shoalproject/shoal/pkg/settings"
 	"github.com/shoalproject/shoal/pkg/store"
 	"github.com/shoalproject/shoal/pkg/swarm"
-	"github.com/shoalproject/shoal/pkg/tagstore"
 	"github.com/shoalproject/shoal/pkg/token"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 )
@@ -46,7 +46,7 @@ type agent struct {
 	upstreams *upstreams
 
 	store    *store.Store
-	tags     *tagstore.Store
+	records  *records.Store
 	runtime  *containerd.Runtime // nil without one
 	exchange *swarm.Exchange
 	pieces   *swarm.Server
@@ -180,10 +180,10 @@ func (a *agent) openStores(ctx context.Context) (err error) {
 		return err
 	}
 	a.closers = append(a.closers, a.store.Close)
-	if a.tags, err = tagstore.Open(a.config.path("tags.db")); err != nil {
+	if a.records, err = records.Open(a.config.path("records.db")); err != nil {
 		return err
 	}
-	a.closers = append(a.closers, a.tags.Close)
+	a.closers = append(a.closers, a.records.Close)
 	if a.config.Containerd != "" {
 		a.runtime, err = containerd.Open(ctx, containerd.Options{
 			Address: a.config.Containerd, Namespaces: namespaces(a.config.ContainerdNS),
@@ -319,7 +319,7 @@ func (a *agent) openFetch(w *shoalv1.Welcome) {
 		Tracker:      a.tracker,
 		Upstream:     a.upstreams,
 		Gateway:      gatewayOf{a.gateway},
-		Tags:         a.tags,
+		Tags:         a.records,
 		Verify:       a.trust.Verify,
 		Sign:         a.key.Sign,
 		OfflineGrace: grace,

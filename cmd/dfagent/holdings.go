@@ -10,24 +10,28 @@ import (
 	"github.com/shoalproject/shoal/pkg/swarm"
 )
 
-// lookup finds what this host can give to neighbours.
+// lookup finds what this host can give to neighbours: its own store first,
+// then what the container runtime holds.
 func (a *agent) lookup(_ context.Context, d blob.Digest) (swarm.Content, error) {
 	b, err := a.store.Get(d)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		return b, nil
 	}
-	return b, nil
+	if content := a.runtimeContent(d); content != nil {
+		return content, nil
+	}
+	return nil, err
 }
 
 // holding says to the DHT what this host has of a blob.
 func (a *agent) holding(d blob.Digest) (dht.Holding, bool) {
-	b, err := a.store.Get(d)
+	content, err := a.lookup(context.Background(), d)
 	if err != nil {
 		return dht.Holding{}, false
 	}
-	defer b.Close() //nolint:errcheck // returns nil
-	have, _ := b.Progress()
-	return dht.Holding{Size: b.Size(), Complete: b.Complete(), Have: have}, have.Count() > 0 || b.Complete()
+	defer content.Close() //nolint:errcheck // only read
+	have, _ := content.Progress()
+	return dht.Holding{Size: content.Size(), Complete: have.Full(), Have: have}, have.Count() > 0
 }
 
 // holdings lists for the tracker all that this host has whole.
@@ -38,11 +42,11 @@ func (a *agent) holdings() []tracker.Held {
 			out = append(out, tracker.Held{Digest: info.Digest, Size: info.Size})
 		}
 	}
-	return out
+	return append(out, a.runtimeHoldings()...)
 }
 
 func (a *agent) tagRecords(ref blob.Ref, tag string) []*blob.TagRecord {
-	r, err := a.tags.Tag(ref, tag)
+	r, err := a.records.Tag(ref, tag)
 	if err != nil {
 		a.log.Warn("a tag record was not read", "error", err)
 	}
@@ -63,26 +67,29 @@ func (a *agent) spread(ctx context.Context) error {
 			if !ok {
 				return nil
 			}
-			gone := e.Kind != store.Committed
-			select {
-			case a.held <- tracker.Held{Digest: e.Digest, Size: e.Size, Gone: gone}:
-			case <-ctx.Done():
-				return nil
+			if e.Kind == store.Committed || !a.runtimeHolds(e.Digest) {
+				a.tell(ctx, tracker.Held{Digest: e.Digest, Size: e.Size, Gone: e.Kind != store.Committed})
 			}
-			a.spreadDHT(ctx, e.Digest, gone)
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-func (a *agent) spreadDHT(ctx context.Context, d blob.Digest, gone bool) {
-	if a.dht == nil {
+// tell gives one piece of news to tracker and DHT.
+func (a *agent) tell(ctx context.Context, held tracker.Held) {
+	select {
+	case a.held <- held:
+	case <-ctx.Done():
 		return
 	}
-	if gone {
-		a.dht.Withdraw(d)
-	} else if err := a.dht.Announce(ctx, d); err != nil {
-		a.log.Warn("a blob was not announced in the DHT", "digest", d, "error", err)
+	switch {
+	case a.dht == nil:
+	case held.Gone:
+		a.dht.Withdraw(held.Digest)
+	default:
+		if err := a.dht.Announce(ctx, held.Digest); err != nil && ctx.Err() == nil {
+			a.log.Warn("a blob was not announced in the DHT", "digest", held.Digest, "error", err)
+		}
 	}
 }

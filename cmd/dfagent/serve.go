@@ -185,10 +185,3 @@ func (a *agent) ready(w http.ResponseWriter, r *http.Request) {
 	}
 	telemetry.Alive(w, r)
 }
-
-// watchRuntime tells neighbours what the container runtime holds.
-func (a *agent) watchRuntime(ctx context.Context) error {
-	for range a.runtime.Watch(ctx) { //nolint:revive // see below
-	}
-	return nil
-}

@@ -9,8 +9,8 @@ import (
 
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/fetch"
+	"github.com/shoalproject/shoal/pkg/records"
 	"github.com/shoalproject/shoal/pkg/store"
-	"github.com/shoalproject/shoal/pkg/tagstore"
 	"github.com/shoalproject/shoal/pkg/upstream"
 	"github.com/shoalproject/shoal/supernode/api"
 	"github.com/shoalproject/shoal/supernode/registry"
@@ -43,7 +43,7 @@ func (h *house) openSeed() (err error) {
 		return err
 	}
 	h.closers = append(h.closers, h.cache.Close)
-	tags, err := tagstore.Open(h.config.path("tags.db"))
+	tags, err := records.Open(h.config.path("records.db"))
 	if err != nil {
 		return err
 	}

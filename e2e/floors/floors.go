@@ -42,7 +42,7 @@ var floor = map[string]int{
 	"pkg/nodeconfig":        20,
 	"pkg/control":           20,
 	"pkg/gateway":           20,
-	"pkg/tagstore":          20,
+	"pkg/records":           20,
 	"pkg/telemetry":         20,
 	"supernode/meta":        20,
 	"supernode/objects":     20,
