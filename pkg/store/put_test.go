@@ -116,6 +116,34 @@ func TestHedgeOutlivesAFailedOwner(t *testing.T) {
 	}
 }
 
+// TestOvertakenWriterStaysAway: the hedge that took the place over failed in
+// doing so, and a third writer owns the place now.
+func TestOvertakenWriterStaysAway(t *testing.T) {
+	s, disk := failingStore(t, Options{})
+	x := newSample(2*blob.MinPieceLength, 1)
+	b := create(t, s, x)
+	stalled := newGate(bytes.Repeat([]byte{7}, blob.MinPieceLength), bufferLength)
+	first := putAsync(b, 0, stalled, nil)
+	<-stalled.waiting
+	disk.set(blob.MinPieceLength/bufferLength + 1) // room aside, and hardly any in place
+	_, err := b.PutPiece(0, bytes.NewReader(x.piece(0)), nil)
+	wantErr(t, err, ErrFull)
+	disk.set(-1)
+	third := newGate(x.piece(0), 3*bufferLength)
+	owner := putAsync(b, 0, third, nil)
+	<-third.waiting
+	close(stalled.goOn)
+	wantErr(t, (<-first).err, errOvertaken)
+	close(third.goOn)
+	if o := <-owner; o.err != nil || o.h != x.hashes[0] {
+		t.Fatalf("the third writer: %x, %v", o.h, o.err)
+	}
+	x.put(t, b, 1)
+	if err := b.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestManyWritersOfOnePiece has liars and honest writers fight over each
 // piece; whatever is marked must be right at any time.
 func TestManyWritersOfOnePiece(t *testing.T) {

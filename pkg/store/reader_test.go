@@ -109,11 +109,19 @@ func TestLastPieceWaits(t *testing.T) {
 			last := max(0, int64(size)-1)
 			r := b.NewReader(ctx, blob.Range{Start: last, End: int64(size)})
 			defer r.Close()
-			read := make(chan error)
+			read := make(chan error, 1)
 			go func() {
-				_, err := io.ReadAll(r)
+				got, err := io.ReadAll(r)
+				if len(got) > 0 {
+					t.Errorf("%d bytes of the last piece came before the commit", len(got))
+				}
 				read <- err
 			}()
+			await(t, "the reader to block", func() (bool, <-chan struct{}) {
+				b.c.mu.Lock()
+				defer b.c.mu.Unlock()
+				return r.(*reader).blocked >= 0, b.c.asked.wait()
+			})
 			cancel()
 			wantErr(t, <-read, context.Canceled)
 			if err := b.Commit(t.Context()); err != nil {
