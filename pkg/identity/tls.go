@@ -90,12 +90,20 @@ func (n *Node) verifyPeer(cs *tls.ConnectionState) (Member, error) {
 	if len(cs.PeerCertificates) != 1 {
 		return Member{}, fmt.Errorf("%w: %d certificates shown, want one", ErrNotMember, len(cs.PeerCertificates))
 	}
-	proven, err := n.seen.verify(cs.PeerCertificates[0])
-	if err != nil {
-		return Member{}, fmt.Errorf("%w: %w", ErrNotMember, err)
+	cert := cs.PeerCertificates[0]
+	sum := sha256.Sum256(cert.Raw)
+	proven, known := n.seen.get(sum)
+	if !known {
+		var err error
+		if proven, err = proveCert(cert); err != nil {
+			return Member{}, fmt.Errorf("%w: %w", ErrNotMember, err)
+		}
 	}
 	if err := n.checkNow(proven); err != nil {
 		return Member{}, fmt.Errorf("%w: %w", ErrNotMember, err)
+	}
+	if !known { // only members' are remembered: a stranger fills no memory
+		n.seen.keep(sum, proven)
 	}
 	return proven.member, nil
 }
@@ -171,38 +179,33 @@ func membershipIn(cert *x509.Certificate) ([]byte, error) {
 // hundred bytes each.
 const chainCacheHalf = 2048
 
-// chainCache remembers what certificates prove, so that a request on a live
-// connection costs a hash and not three signatures. What was not asked for
-// while chainCacheHalf others came is forgotten. Refusals are not remembered.
+// chainCache remembers what members' certificates prove, so that a request on
+// a live connection costs a hash and not three signatures. What was not asked
+// for while chainCacheHalf others came is forgotten.
 type chainCache struct {
 	mu          sync.Mutex
 	young, aged map[[sha256.Size]byte]provenCert // guarded by mu
 }
 
-func (c *chainCache) verify(cert *x509.Certificate) (provenCert, error) {
-	sum := sha256.Sum256(cert.Raw)
+func (c *chainCache) get(sum [sha256.Size]byte) (provenCert, bool) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	p, ok := c.young[sum]
 	if !ok {
 		if p, ok = c.aged[sum]; ok {
-			c.keep(sum, p)
+			c.put(sum, p)
 		}
 	}
-	c.mu.Unlock()
-	if ok {
-		return p, nil
-	}
-	p, err := proveCert(cert)
-	if err != nil {
-		return provenCert{}, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.keep(sum, p)
-	return p, nil
+	return p, ok
 }
 
-func (c *chainCache) keep(sum [sha256.Size]byte, p provenCert) { // mu is held
+func (c *chainCache) keep(sum [sha256.Size]byte, p provenCert) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.put(sum, p)
+}
+
+func (c *chainCache) put(sum [sha256.Size]byte, p provenCert) { // mu is held
 	if c.young == nil || len(c.young) >= chainCacheHalf {
 		c.young, c.aged = map[[sha256.Size]byte]provenCert{}, c.young
 	}

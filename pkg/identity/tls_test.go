@@ -159,6 +159,12 @@ func TestStrangersAreRefused(t *testing.T) {
 			t.Errorf("%s: got %d %q", name, status, body)
 		}
 	}
+	server.seen.mu.Lock()
+	remembered := len(server.seen.young)
+	server.seen.mu.Unlock()
+	if remembered != 0 {
+		t.Errorf("%d strangers are remembered", remembered)
+	}
 	// A client refuses a server that is no member, too.
 	addr = serve(t, foreign.node(t))
 	if _, _, err := get(t, httpClient(t, late.ClientTLS("")), addr); !errors.Is(err, ErrNotMember) {

@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
+	"time"
 )
 
 const (
 	joinPrefix = "shoal-join"
 	maxJoin    = 512 // bytes
+
+	returnPrefix = "shoal-return."
 )
 
 // ErrBadJoin is what ParseJoin wraps.
@@ -58,6 +62,27 @@ func (j Join) GoString() string { return j.String() }
 
 // LogValue leaves the secret out of logs.
 func (j Join) LogValue() slog.Value { return slog.StringValue(j.String()) }
+
+// NewReturn is what a node that joined before sends in the place of a join
+// token when its membership ran out while it was away. It holds the time, so
+// that a proof over it that was overheard is of no use later. It is no secret.
+func NewReturn(now time.Time) string {
+	return returnPrefix + strconv.FormatInt(now.Unix(), 10)
+}
+
+// IsReturn tells a return from a join token.
+func IsReturn(s string) bool { return strings.HasPrefix(s, returnPrefix) }
+
+// ParseReturn reads the time of a return; whether it is fresh is the caller's
+// to say. The error wraps ErrBadJoin.
+func ParseReturn(s string) (time.Time, error) {
+	text, ok := strings.CutPrefix(s, returnPrefix)
+	seconds, err := strconv.ParseUint(text, 10, 33)
+	if !ok || err != nil || strconv.FormatUint(seconds, 10) != text {
+		return time.Time{}, fmt.Errorf("%w: the time of the return cannot be read", ErrBadJoin)
+	}
+	return time.Unix(int64(seconds), 0), nil
+}
 
 func plain(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseScope(t *testing.T) {
@@ -110,6 +111,18 @@ func TestJoin(t *testing.T) {
 	slog.New(slog.NewTextHandler(&b, nil)).Info("x", "join", j)
 	if s := b.String() + fmt.Sprintf("%v %+v %#v %s", j, j, j, j); strings.Contains(s, "sec_RET") {
 		t.Fatalf("printed: %s", s)
+	}
+}
+
+func TestReturn(t *testing.T) {
+	at, err := ParseReturn(NewReturn(noon.Add(time.Millisecond)))
+	if err != nil || !at.Equal(noon) || !IsReturn(NewReturn(noon)) || IsReturn(NewJoin("a", "b", [32]byte{})) {
+		t.Fatalf("%v %v", at, err)
+	}
+	for _, in := range []string{"", "1777896000", returnPrefix, returnPrefix + "x", returnPrefix + "-1", returnPrefix + "+1", returnPrefix + "01", returnPrefix + "9223372036854775807"} {
+		if _, err := ParseReturn(in); !errors.Is(err, ErrBadJoin) {
+			t.Errorf("%q: %v", in, err)
+		}
 	}
 }
 

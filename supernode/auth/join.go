@@ -27,10 +27,7 @@ const (
 	maxPool     = 63  // bytes
 	maxHostname = 253 // bytes
 
-	// returnPrefix begins what a node that is known already sends instead of a
-	// join token.
-	returnPrefix = "shoal-return."
-	// returnFresh is how far the time in it may be from ours, either way.
+	// returnFresh is how far the time of a return may be from ours, either way.
 	returnFresh = 15 * time.Minute
 )
 
@@ -119,8 +116,8 @@ func (a *Auth) Redeem(ctx context.Context, id, secret, peerID string) (Redeemed,
 
 // Joining is what a node sends to become a member.
 type Joining struct {
-	// Token is a join token, or what ReturnToken made for a node that joined
-	// before and whose membership ran out.
+	// Token is a join token, or token.NewReturn's for a node that joined before
+	// and whose membership ran out.
 	Token     string
 	PublicKey ed25519.PublicKey
 	Proof     []byte // identity.JoinProof over Token
@@ -148,7 +145,7 @@ func (a *Auth) Join(ctx context.Context, j Joining) (Joined, error) {
 	if len(j.Hostname) > maxHostname || strings.ContainsFunc(j.Hostname, unprintable) {
 		return Joined{}, fmt.Errorf("%w: the host's name is longer than %d bytes or not printable", ErrJoin, maxHostname)
 	}
-	if strings.HasPrefix(j.Token, returnPrefix) {
+	if token.IsReturn(j.Token) {
 		if err := a.checkReturn(j.Token); err != nil {
 			return Joined{}, err
 		}
@@ -181,19 +178,12 @@ func (a *Auth) renewed(ctx context.Context, peerID string) (Joined, error) {
 	return Joined{PeerID: peerID, Pool: m.Pool, Membership: membership}, nil
 }
 
-// ReturnToken is what a node that joined before sends in the place of a join
-// token when its membership ran out while it was away. It holds the time, so
-// that a proof that was overheard is of no use later. It is no secret.
-func ReturnToken(now time.Time) string {
-	return returnPrefix + strconv.FormatInt(now.Unix(), 10)
-}
-
 func (a *Auth) checkReturn(text string) error {
-	seconds, err := strconv.ParseInt(strings.TrimPrefix(text, returnPrefix), 10, 64)
-	if err != nil || seconds < 0 || seconds > 1<<33 {
-		return fmt.Errorf("%w: the time of the return cannot be read", ErrJoin)
+	at, err := token.ParseReturn(text)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrJoin, err)
 	}
-	if d := a.cfg.Now().Sub(time.Unix(seconds, 0)); d > returnFresh || d < -returnFresh {
+	if d := a.cfg.Now().Sub(at); d > returnFresh || d < -returnFresh {
 		return fmt.Errorf("%w: the node's clock is %v off ours; set it", ErrJoin, d.Round(time.Second))
 	}
 	return nil
