@@ -182,7 +182,7 @@ func useLibrary(h *house, a *cluster.Agent) {
 		h.t.Error(err)
 		return
 	}
-	img, err := remote.Image(ref, remote.WithContext(h.ctx), remote.WithTransport(cluster.Transport(a.Host)), login(h))
+	img, err := remote.Image(ref, remote.WithContext(h.ctx), remote.WithTransport(a.Host.Transport()), login(h))
 	if err != nil {
 		h.t.Error(err)
 		return
@@ -198,7 +198,7 @@ func digestOf(h *house, repository string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d, err := remote.Head(ref, remote.WithContext(h.ctx), remote.WithTransport(cluster.Transport(h.supernode.Host)), login(h))
+	d, err := remote.Head(ref, remote.WithContext(h.ctx), remote.WithTransport(h.supernode.Host.Transport()), login(h))
 	if err != nil {
 		return "", fmt.Errorf("what is %s: %w", ref, err)
 	}

@@ -163,7 +163,7 @@ func (h *house) logs() {
 	}
 	for _, a := range h.agents {
 		if a != nil && a.Process != nil {
-			h.t.Logf("%s's log ends:\n%s", a.Host.Name, a.Tail(6))
+			h.t.Logf("%s's log ends:\n%s", a.Host.Name, a.Tail(2))
 		}
 	}
 }
@@ -204,7 +204,7 @@ type order struct {
 
 // pull pulls through one agent's mirror, every byte verified.
 func (h *house) pull(ctx context.Context, a *cluster.Agent, o order) (pull.Result, error) {
-	transport := cluster.Transport(a.Host)
+	transport := a.Host.Transport()
 	defer transport.CloseIdleConnections()
 	img := pull.Image{
 		Base: a.Mirror, Repository: o.repository, Reference: o.reference, Verify: true,

@@ -67,7 +67,7 @@ func takeTurns(ctx context.Context, h *netns.Host, images ...pull.Image) (a, b f
 	rates := make([][]float64, len(images))
 	for round := range hitRounds + 1 {
 		for i, img := range images {
-			img.Client = &http.Client{Transport: cluster.Transport(h)}
+			img.Client = &http.Client{Transport: h.Transport()}
 			r, err := pull.Pull(ctx, img)
 			img.Client.CloseIdleConnections()
 			if err != nil {

@@ -5,11 +5,9 @@ package cluster
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -139,18 +137,8 @@ func (s *Supernode) remote(ctx context.Context, repository, tag string) (name.Re
 	if err != nil {
 		return nil, nil, fmt.Errorf("push: %w", err)
 	}
-	return ref, []remote.Option{remote.WithContext(ctx), remote.WithTransport(Transport(s.Host)),
+	return ref, []remote.Option{remote.WithContext(ctx), remote.WithTransport(s.Host.Transport()),
 		remote.WithAuth(&authn.Basic{Username: AdminUser, Password: s.Password})}, nil
-}
-
-// Transport speaks from a host and takes any certificate: what is measured
-// here is not TLS, and the tests of TLS bring their own.
-func Transport(h *netns.Host) *http.Transport {
-	return &http.Transport{
-		DialContext:        h.DialContext,
-		TLSClientConfig:    &tls.Config{InsecureSkipVerify: true},
-		DisableCompression: true,
-	}
 }
 
 // choosePorts gives the usual ports on a host that is a namespace, with its

@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -211,9 +212,17 @@ func (h *Host) inside(f func() error) error {
 	return err
 }
 
-// HTTP is a client that speaks from the host.
-func (h *Host) HTTP() *http.Client {
-	return &http.Client{Transport: &http.Transport{DialContext: h.DialContext, DisableCompression: true}}
+// HTTP is a client that speaks from the host. It takes any certificate: what
+// is tested here is not TLS, and the tests of TLS bring their own client.
+func (h *Host) HTTP() *http.Client { return &http.Client{Transport: h.Transport()} }
+
+// Transport is that of HTTP.
+func (h *Host) Transport() *http.Transport {
+	return &http.Transport{
+		DialContext:        h.DialContext,
+		TLSClientConfig:    &tls.Config{InsecureSkipVerify: true},
+		DisableCompression: true,
+	}
 }
 
 func (h *Host) track(p *Process) {

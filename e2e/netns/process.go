@@ -197,8 +197,12 @@ func (p *Process) WaitReady(ctx context.Context, h *Host, url string) error {
 	defer tick.Stop()
 	var last error
 	for {
-		if last = get(ctx, client, url); last == nil {
+		err := get(ctx, client, url)
+		if err == nil {
 			return nil
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err // not that the context ended: what was wrong before
 		}
 		select {
 		case <-tick.C:
