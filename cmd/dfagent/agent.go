@@ -137,8 +137,15 @@ func (a *agent) enter(ctx context.Context) (*shoalv1.Welcome, error) {
 }
 
 func (a *agent) join(ctx context.Context) (*shoalv1.Welcome, error) {
+	var ca []byte
+	if a.config.CA != "" {
+		var err error
+		if ca, err = os.ReadFile(a.config.CA); err != nil {
+			return nil, fmt.Errorf("read --ca: %w", err)
+		}
+	}
 	welcome, err := control.Join(ctx, control.JoinConfig{
-		Supernodes: a.config.Supernodes, Token: a.config.Join, Key: a.key, Hostname: a.config.Hostname, Now: time.Now,
+		Supernodes: a.config.Supernodes, Token: a.config.Join, CA: ca, Key: a.key, Hostname: a.config.Hostname, Now: time.Now,
 	})
 	if err != nil {
 		return nil, err

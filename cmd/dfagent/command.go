@@ -38,7 +38,7 @@ func command(in io.Reader, out, errOut io.Writer) *cobra.Command {
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	root.AddCommand(serveCommand(), statusCommand(), configCommand(), versionCommand())
+	root.AddCommand(serveCommand(), setupCommand(), statusCommand(), configCommand(), versionCommand())
 	return root
 }
 

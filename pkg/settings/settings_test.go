@@ -104,6 +104,11 @@ func TestUnits(t *testing.T) {
 			t.Errorf("%d is written %q and read as %d, %v", n, text, back, err)
 		}
 	}
+	for n, want := range map[Size]string{0: "0", 7: "7", 50e9: "50GB", 512 << 20: "512MiB", 1500: "1500", 3000: "3kB"} {
+		if got, _ := n.MarshalText(); string(got) != want {
+			t.Errorf("%d is written %s, want %s", int64(n), got, want)
+		}
+	}
 	for _, s := range []string{"", "x", "-1", "1XB", "1e30", "NaN", "9999999999TiB", "1 GB B"} {
 		var n Size
 		if err := n.UnmarshalText([]byte(s)); err == nil {

@@ -37,13 +37,15 @@ func parseBytes(s string) (int64, error) {
 	return 0, fmt.Errorf("%q is not a size such as 50GB, 512MiB or 0", s)
 }
 
+// formatBytes takes the unit that leaves the smallest whole number.
 func formatBytes(n int64) string {
+	suffix, number := "", n
 	for _, u := range units {
-		if n >= u.bytes && n%u.bytes == 0 && u.suffix != "" {
-			return strconv.FormatInt(n/u.bytes, 10) + u.suffix
+		if n%u.bytes == 0 && n/u.bytes < number {
+			suffix, number = u.suffix, n/u.bytes
 		}
 	}
-	return strconv.FormatInt(n, 10)
+	return strconv.FormatInt(number, 10) + suffix
 }
 
 // UnmarshalText reads 50GB, 512MiB, 1024 or 0.
