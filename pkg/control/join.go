@@ -39,10 +39,10 @@ type JoinConfig struct {
 	Token      string   // from `supernode join-token`
 	// CA is the PEM of the authority to trust instead of the one that the
 	// token pins; empty trusts the token.
-	CA []byte
-	Key        *identity.Key
-	Hostname   string
-	Now        func() time.Time
+	CA       []byte
+	Key      *identity.Key
+	Hostname string
+	Now      func() time.Time
 }
 
 // Join proves the node's key to a supernode and returns its welcome. The
