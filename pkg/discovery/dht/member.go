@@ -99,9 +99,12 @@ func (m *members) refuse(p peer.ID) bool {
 
 // has reports whether p has passed, without asking it.
 func (m *members) has(p peer.ID) bool {
+	if m.revoked(p.String()) {
+		return false
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.known[p] != nil && !m.revoked(p.String())
+	return m.known[p] != nil
 }
 
 func (m *members) connected(_ network.Network, c network.Conn) {

@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -275,7 +275,7 @@ type mirror struct {
 
 func newMirror(t *testing.T, user string) *mirror {
 	t.Helper()
-	store := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	store := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, 0)))
 	m := &mirror{user: user}
 	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("User-Agent") == "setup" {

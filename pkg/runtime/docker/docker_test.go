@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -28,7 +28,7 @@ func TestRealDocker(t *testing.T) {
 	daemon := runtimetest.StartDocker(t, runtimetest.Need(t, "dockerd"), func(ctx context.Context, socket string) error {
 		return New(socket).Ping(ctx)
 	})
-	mirror := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	mirror := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, 0))))
 	defer mirror.Close()
 	img, err := random.Image(32<<10, 2)
 	if err != nil {

@@ -123,18 +123,21 @@ func (d *Daemon) Start() {
 	d.t.Helper()
 	d.output = &bytes.Buffer{}
 	d.done = make(chan struct{})
-	d.cmd = exec.Command(d.argv[0], d.argv[1:]...)
+	d.cmd = exec.CommandContext(d.t.Context(), d.argv[0], d.argv[1:]...)
+	process := d.cmd
+	d.cmd.Cancel = func() error { return process.Process.Signal(syscall.SIGTERM) }
+	d.cmd.WaitDelay = 10 * time.Second
 	d.cmd.Stdout, d.cmd.Stderr = d.output, d.output
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {
 		d.t.Fatal(err)
 	}
-	cmd, done := d.cmd, d.done
+	done := d.done
 	go func() {
 		defer close(done)
-		_ = cmd.Wait() // it is killed; how it ended says nothing
+		_ = process.Wait() // it is killed; how it ended says nothing
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

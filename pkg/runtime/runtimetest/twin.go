@@ -77,7 +77,9 @@ func (w *Twin) stir() {
 func (w *Twin) path(d blob.Digest) string { return filepath.Join(w.dir, d.Encoded()) }
 
 // Has implements Content.
-func (w *Twin) Has(_ context.Context, d blob.Digest) (bool, error) {
+func (w *Twin) Has(_ context.Context, d blob.Digest) (bool, error) { return w.has(d) }
+
+func (w *Twin) has(d blob.Digest) (bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	_, ok := w.content[d]
@@ -89,7 +91,7 @@ func (w *Twin) OpenLocal(d blob.Digest) (*os.File, error) {
 	if _, err := blob.ParseDigest(string(d)); err != nil {
 		return nil, err
 	}
-	if held, err := w.Has(context.Background(), d); err != nil || !held {
+	if held, err := w.has(d); err != nil || !held {
 		return nil, errors.Join(err, fmt.Errorf("twin: %s: %w", d, blob.ErrNotHeld))
 	}
 	return os.Open(w.path(d))
