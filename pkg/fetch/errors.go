@@ -17,6 +17,9 @@ var (
 	ErrUnavailable = errors.New("unavailable")
 	// ErrClosed is what flights end with when the fetcher is closed.
 	ErrClosed = errors.New("fetcher is closed")
+	// ErrSize says that a blob does not have the size that the reader was told
+	// of, or that two readers were told different ones.
+	ErrSize = errors.New("the blob has another size")
 	// ErrBadDigest says that the bytes do not have the digest that was asked
 	// for. It is also an ErrNotFound.
 	ErrBadDigest = fmt.Errorf("%w: the bytes do not have this digest", ErrNotFound)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shoalproject/shoal/pkg/blob"
@@ -29,6 +30,9 @@ type flight struct {
 	rec     *record
 	claims  *claims
 	filling switcher
+	moved   moment // when bytes last came from anywhere
+	swarmed moment // when bytes last came from the swarm
+	probing atomic.Bool
 
 	mu      sync.Mutex // guards what follows
 	blob    Blob
@@ -42,8 +46,6 @@ type flight struct {
 	renew   context.CancelFunc // restarts the swarm's fetch for a better class
 	leads   []*lead
 	scouted scouted
-	last    time.Time // bytes from anywhere
-	lastLot time.Time // bytes from the swarm
 }
 
 // classes in falling order of urgency.
@@ -77,8 +79,8 @@ func (fl *flight) hold(req Request) (bool, error) {
 		return false, nil
 	}
 	if req.Size >= 0 && fl.size >= 0 && req.Size != fl.size {
-		return false, fmt.Errorf("%w: %s is said to have %d bytes, and it is being fetched as one of %d",
-			ErrUnavailable, fl.digest, req.Size, fl.size)
+		return false, fmt.Errorf("%w: %w: %s is said to have %d bytes, and it is being fetched as one of %d",
+			ErrUnavailable, ErrSize, fl.digest, req.Size, fl.size)
 	}
 	fl.readers++
 	if fl.linger != nil {
@@ -167,6 +169,9 @@ func (fl *flight) note(err error) {
 	case errors.Is(err, errIdle), errors.Is(err, ErrClosed):
 		log.Debug("flight stopped; what is there stays", "why", err)
 	case errors.Is(err, blob.ErrFull):
+	case errors.Is(err, ErrSize):
+		fl.f.ledger.forgetSize(fl.digest)
+		log.Warn("blob not fetched", "err", err)
 	case errors.Is(err, ErrBadDigest):
 		fl.f.refusals.refuted(fl.digest, err)
 		fl.f.metrics.mismatches.Inc()
@@ -264,6 +269,9 @@ func (fl *flight) act(work context.Context, workers *sync.WaitGroup, b Blob, v v
 	if v.nudge {
 		fl.nudgeTracker()
 	}
+	if v.probe && fl.f.cfg.Swarm != nil && fl.probing.CompareAndSwap(false, true) {
+		workers.Go(func() { fl.probe(work) })
+	}
 	if v.why != "" && !v.fill && time.Since(fl.lastBytes()) >= stall/2 {
 		fl.rec.waits(v.why)
 	}
@@ -280,64 +288,6 @@ func (fl *flight) hopeless(v verdict) error {
 	}
 	fl.rec.waits(v.why)
 	return fmt.Errorf("%w: %s: %s", ErrUnavailable, fl.digest, v.why)
-}
-
-// swarm asks neighbours for as long as the flight lasts.
-func (fl *flight) swarm(ctx context.Context, b Blob) {
-	for ctx.Err() == nil {
-		turn, cancel := context.WithCancel(ctx)
-		fl.mu.Lock()
-		class := fl.class
-		fl.renew = cancel
-		peers := fl.scouted.subscribe()
-		fl.mu.Unlock()
-		err := fl.f.cfg.Swarm.Fetch(turn, SwarmRequest{
-			Blob: b, Peers: peers, Class: class, Claim: fl.claims.bySwarm,
-			Got: fl.gotFromPeer, Reached: fl.reachedPeer, Hedged: fl.rec.hedge,
-		})
-		renewed := turn.Err() != nil
-		cancel()
-		switch {
-		case err == nil:
-			fl.poke()
-			return
-		case errors.Is(err, blob.ErrFull):
-			fl.fail(err)
-			return
-		case renewed:
-			continue
-		}
-		fl.f.log.Debug("the swarm has nobody left to ask", "digest", fl.digest, "err", err)
-		pause := time.NewTimer(lookAgain)
-		select {
-		case <-ctx.Done():
-		case <-pause.C:
-		}
-		pause.Stop()
-	}
-}
-
-func (fl *flight) gotFromPeer(p blob.Peer, n int64) {
-	kind := FromPeer
-	if p.Seed {
-		kind = FromSupernode
-	}
-	fl.rec.add(kind, p.ID, n)
-	fl.mu.Lock()
-	fl.last = time.Now()
-	fl.lastLot = fl.last
-	fl.scouted.reached = true
-	fl.mu.Unlock()
-	fl.poke()
-}
-
-func (fl *flight) reachedPeer(_ blob.Peer, ok bool) {
-	if !ok {
-		return
-	}
-	fl.mu.Lock()
-	defer fl.mu.Unlock()
-	fl.scouted.reached = true
 }
 
 // poke makes the policy look again.
@@ -371,14 +321,7 @@ func (fl *flight) trouble() error {
 	return err
 }
 
-func (fl *flight) lastBytes() time.Time {
-	fl.mu.Lock()
-	defer fl.mu.Unlock()
-	if fl.last.IsZero() {
-		return fl.born
-	}
-	return fl.last
-}
+func (fl *flight) lastBytes() time.Time { return latest(fl.born, fl.moved.get()) }
 
 func (fl *flight) result() error {
 	fl.mu.Lock()

@@ -280,6 +280,17 @@ func (l *ledger) size(d blob.Digest) (int64, bool) {
 	return 0, false
 }
 
+// forgetSize takes back what manifests said of a blob's size: it was wrong.
+func (l *ledger) forgetSize(d blob.Digest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.pulls {
+		if _, names := p.sizes[d]; names {
+			p.sizes[d] = -1
+		}
+	}
+}
+
 // report finds a pull by its id, its image or a digest in it; "" is the last.
 func (l *ledger) report(key string) (PullReport, bool) {
 	l.mu.Lock()

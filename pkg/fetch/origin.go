@@ -102,7 +102,7 @@ func (fl *flight) leadFailed(l *lead, err error) {
 	case kind == missing:
 		fl.f.refusals.missing(fl.digest, l.origin, err)
 		l.refused = err
-	case kind == denied, l.fails >= retriesMost, pause > retryLongest, errors.Is(err, ErrBadDigest):
+	case kind == denied, l.fails >= retriesMost, pause > retryLongest, errors.Is(err, ErrBadDigest), errors.Is(err, ErrSize):
 		l.refused = err
 	default:
 		l.rest = time.Now().Add(pause)
@@ -120,7 +120,7 @@ func (fl *flight) othersHelp() bool {
 	if s.tracker == asking || s.dht == asking {
 		return true
 	}
-	return len(s.merged()) > 0 && (fl.lastLot.IsZero() || time.Since(fl.lastLot) < crowdWait)
+	return len(s.merged()) > 0 && time.Since(latest(fl.born, fl.swarmed.get())) < crowdWait
 }
 
 // switcher lets the origin's streams run or makes them stop at the next piece.
@@ -224,7 +224,7 @@ func (fl *flight) readRun(ctx context.Context, b Blob, l *lead, part run, claime
 	}
 	defer rc.Close() //nolint:errcheck // only read
 	if size >= 0 && size != b.Size() {
-		return fmt.Errorf("%w: the registry says %d bytes, %d were expected", ErrBadDigest, size, b.Size())
+		return fmt.Errorf("%w: the registry says %d bytes, %d were expected", ErrSize, size, b.Size())
 	}
 	kind, name := FromUpstream, l.origin.Ref.Registry
 	if way == gatewayWay {
@@ -299,9 +299,9 @@ var errTaken = errors.New("the swarm was quicker")
 
 func (fl *flight) gotFromOrigin(kind, name string, n int64, l *lead, way road) {
 	fl.rec.add(kind, name, n)
+	fl.moved.set(time.Now())
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
-	fl.last = time.Now()
 	l.fails = 0
 	if way == upstreamWay {
 		fl.scouted.budget = max(fl.scouted.budget-n, 0)

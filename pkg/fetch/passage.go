@@ -116,7 +116,7 @@ func (p *passage) once(buf []byte) (int, error) {
 		}
 		p.body = body
 		if size >= 0 && size != p.size {
-			return 0, fmt.Errorf("%w: the registry says %d bytes, %d were expected", ErrBadDigest, size, p.size)
+			return 0, fmt.Errorf("%w: the registry says %d bytes, %d were expected", ErrSize, size, p.size)
 		}
 	}
 	n, err := p.body.Read(buf)
@@ -140,7 +140,7 @@ func (p *passage) pause(err error) error {
 	err, kind := sortError(err, status)
 	wait := max(after, retryFirst<<min(p.fails, 8))
 	p.fails++
-	if kind != passing || errors.Is(err, ErrBadDigest) || p.fails >= retriesMost || wait > retryLongest {
+	if kind != passing || errors.Is(err, ErrSize) || p.fails >= retriesMost || wait > retryLongest {
 		return fmt.Errorf("read %s past the full store: %w", p.req.Digest, err)
 	}
 	timer := time.NewTimer(wait)

@@ -75,6 +75,7 @@ type facts struct {
 type verdict struct {
 	askDHT bool
 	nudge  bool // ask the tracker again now
+	probe  bool // find out whether neighbours can be reached at all
 	fill   bool // read from the origin, as the swarm goes on
 	giveUp bool
 	why    string // what a reader waits for, in words
@@ -87,6 +88,7 @@ func decide(v facts) verdict {
 	d := verdict{
 		askDHT: v.dht == unasked && (onOwn || (v.peers == 0 && v.lull >= stall)),
 		nudge:  v.tracker != absent && v.lull >= stall/2,
+		probe:  v.road == gatewayWay && !v.reached && known > 0 && v.lull >= stall/2,
 	}
 	switch v.road {
 	case upstreamWay:

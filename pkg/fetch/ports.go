@@ -90,9 +90,6 @@ type SwarmRequest struct {
 	Claim func(i int) (release func(), ok bool)
 	// Got accounts for bytes that came from a peer.
 	Got func(p blob.Peer, bytes int64)
-	// Reached reports that a peer answered (or, not ok, that none of its
-	// connections came up).
-	Reached func(p blob.Peer, ok bool)
 	// Hedged counts a piece that was asked for a second time.
 	Hedged func()
 }
@@ -103,7 +100,9 @@ type Swarm interface {
 	// Fetch returns nil when the blob has every piece, and otherwise when ctx
 	// ends or nobody is left to ask.
 	Fetch(ctx context.Context, r SwarmRequest) error
-	// Size asks a peer for the size that its signed map or batches state.
+	// Size asks a peer for the size that its signed map or batches state. It
+	// also tells whether the peer can be reached: an error that wraps neither
+	// a *net.OpError nor the context's end is an answer.
 	Size(ctx context.Context, d blob.Digest, p blob.Peer) (int64, error)
 }
 

@@ -12,7 +12,7 @@ import (
 
 // Reader reads a range of a blob, from the file when it is complete, and
 // otherwise as it grows. It is not safe for use by several goroutines at
-// once; Close may be called from another one after the context ended.
+// once.
 type Reader struct {
 	ctx    context.Context //nolint:containedctx // a reader lives exactly as long as its request
 	size   int64

@@ -189,10 +189,10 @@ func (fl *flight) facts() facts {
 	now := time.Now()
 	s := &fl.scouted
 	v := facts{
-		age: now.Sub(fl.born), quiet: now.Sub(latest(fl.born, fl.last)),
-		lull:    now.Sub(latest(fl.born, s.firstPeers, fl.lastLot)),
+		age: now.Sub(fl.born), quiet: now.Sub(fl.lastBytes()),
+		lull:    now.Sub(latest(fl.born, s.firstPeers, fl.swarmed.get())),
 		tracker: s.tracker, dht: s.dht, alone: now.Sub(fl.born),
-		reached: s.reached, budget: s.budget, refused: s.refused != nil,
+		reached: s.reached || !fl.swarmed.get().IsZero(), budget: s.budget, refused: s.refused != nil,
 		filling: fl.filling.on(), jitter: fl.jitter,
 	}
 	if s.tracker == absent && s.dht == absent {

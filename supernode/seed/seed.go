@@ -295,9 +295,13 @@ func (s *Seed) start(ctx context.Context, w Want) {
 	}
 	s.flights[k] = true
 	s.running.Go(func() {
-		err := s.fetcher.Prefetch(context.WithoutCancel(ctx), fetch.Request{
-			Digest: w.Digest, Size: w.Size, Ref: w.Ref, OriginToken: w.Token,
-		}, nil)
+		req := fetch.Request{Digest: w.Digest, Size: w.Size, Ref: w.Ref, OriginToken: w.Token}
+		flying := context.WithoutCancel(ctx)
+		err := s.fetcher.Prefetch(flying, req, nil)
+		if errors.Is(err, fetch.ErrSize) { // what a node says of a size may be a lie
+			req.Size = -1
+			err = s.fetcher.Prefetch(flying, req, nil)
+		}
 		s.ended(k, err)
 	})
 }

@@ -259,6 +259,20 @@ func TestLyingUpstreamIsRefutedForEverybody(t *testing.T) {
 	})
 }
 
+func TestAWrongSizeOfANodeDoesNotStopOthers(t *testing.T) {
+	onGround(t, nil, func(g *ground) {
+		w := g.want("")
+		w.Size = 4711
+		g.seed.Ensure(g.t.Context(), w)
+		synctest.Wait()
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if st := g.ensure(""); st.State != seed.Has || g.pieces() != 30 {
+			t.Errorf("status %+v, %d pieces", st, g.pieces())
+		}
+	})
+}
+
 func TestSlowRightsAreNotWaitedFor(t *testing.T) {
 	onGround(t, nil, func(g *ground) {
 		g.out.set(func(o *outside) { o.slow = time.Minute })

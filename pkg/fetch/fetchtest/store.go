@@ -67,8 +67,8 @@ func (s *Store) Get(d blob.Digest) (fetch.Blob, error) {
 func (s *Store) Create(d blob.Digest, size int64) (fetch.Blob, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b := s.blobs[d]; b != nil {
-		return b, nil
+	if b := s.blobs[d]; b != nil && (b.Size() == size || b.Complete()) {
+		return b, nil // one of another size was left over from a wrong guess
 	}
 	if s.full {
 		return nil, fmt.Errorf("create %s: %w", d, blob.ErrFull)

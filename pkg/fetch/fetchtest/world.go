@@ -253,12 +253,12 @@ type Swarm struct {
 	Pace   time.Duration
 	Signer string
 
-	mu     sync.Mutex // guards what follows
-	blobs  map[blob.Digest][]byte
-	stop   int // pieces after which it falls silent; -1 never
-	given  int
-	last   time.Time
-	starts int
+	mu      sync.Mutex // guards what follows
+	blobs   map[blob.Digest][]byte
+	stop    int // pieces after which it falls silent; -1 never
+	given   int
+	last    time.Time
+	blocked bool
 }
 
 // NewSwarm makes a swarm that has nothing.
@@ -280,6 +280,13 @@ func (s *Swarm) StopAfter(n int) {
 	s.stop = n
 }
 
+// Block makes the swarm's ports unreachable.
+func (s *Swarm) Block() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.blocked, s.stop = true, 0
+}
+
 // Given counts the pieces given, and says when the last one was.
 func (s *Swarm) Given() (int, time.Time) {
 	s.mu.Lock()
@@ -291,6 +298,9 @@ func (s *Swarm) Given() (int, time.Time) {
 func (s *Swarm) Size(_ context.Context, d blob.Digest, _ blob.Peer) (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.blocked {
+		return -1, context.DeadlineExceeded
+	}
 	if data, ok := s.blobs[d]; ok {
 		return int64(len(data)), nil
 	}
@@ -300,9 +310,6 @@ func (s *Swarm) Size(_ context.Context, d blob.Digest, _ blob.Peer) (int64, erro
 // Fetch implements fetch.Swarm: it needs a first list of peers, and then
 // gives the missing pieces in order.
 func (s *Swarm) Fetch(ctx context.Context, r fetch.SwarmRequest) error {
-	s.mu.Lock()
-	s.starts++
-	s.mu.Unlock()
 	var peers []blob.Peer
 	for len(peers) == 0 {
 		select {
