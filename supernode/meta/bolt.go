@@ -241,12 +241,14 @@ func (b *Bolt) List(ctx context.Context, prefix, from string, limit int) ([]Valu
 	var out []Value
 	err := b.view(func(tx *bolt.Tx) error {
 		cursor := tx.Bucket(bucketValues).Cursor()
-		for key, raw := cursor.Seek([]byte(start)); key != nil && len(out) < limit && bytes.HasPrefix(key, []byte(prefix)); key, raw = cursor.Next() {
+		size := 0
+		for key, raw := cursor.Seek([]byte(start)); key != nil && len(out) < limit && size < MaxListBytes && bytes.HasPrefix(key, []byte(prefix)); key, raw = cursor.Next() {
 			v, err := valueOf(key, raw)
 			if err != nil {
 				return err
 			}
 			out = append(out, v)
+			size += len(v.Data)
 		}
 		return ctx.Err()
 	})

@@ -103,8 +103,10 @@ func (m *Memory) List(ctx context.Context, prefix, from string, limit int) ([]Va
 		return nil, ErrClosed
 	}
 	var out []Value
-	for i, _ := m.find(start); i < len(m.values) && len(out) < limit && hasPrefix(m.values[i].Key, prefix); i++ {
+	size := 0
+	for i, _ := m.find(start); i < len(m.values) && len(out) < limit && size < MaxListBytes && hasPrefix(m.values[i].Key, prefix); i++ {
 		out = append(out, copyOf(m.values[i]))
+		size += len(m.values[i].Data)
 	}
 	return out, nil
 }

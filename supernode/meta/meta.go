@@ -28,6 +28,8 @@ const (
 	MaxKeyBytes = 2048
 	// MaxList bounds the values that one List returns.
 	MaxList = 1000
+	// MaxListBytes bounds their data; the value that passes it is the last.
+	MaxListBytes = 2 << 20
 )
 
 // Errors of a Store; test for them with errors.Is.
@@ -95,7 +97,8 @@ type Store interface {
 	// Get returns the value of a key, or ErrNotFound.
 	Get(ctx context.Context, key string) (Value, error)
 	// List returns, in order, values whose key has the prefix and is not
-	// below from; at most limit, and never more than MaxList (limit 0).
+	// below from; at most limit (0: MaxList), and fewer when MaxList or
+	// MaxListBytes is reached. Only an empty list is the end.
 	List(ctx context.Context, prefix, from string, limit int) ([]Value, error)
 	// Revision is the revision of the last commit.
 	Revision(ctx context.Context) (Revision, error)
@@ -134,11 +137,11 @@ func ScanFrom(ctx context.Context, s Store, prefix, from string) iter.Seq2[Value
 				if !yield(v, nil) {
 					return
 				}
+				from = v.Key + "\x00"
 			}
-			if len(page) < MaxList {
+			if len(page) == 0 {
 				return
 			}
-			from = page[len(page)-1].Key + "\x00"
 		}
 	}
 }

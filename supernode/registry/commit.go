@@ -38,10 +38,11 @@ var errNoBytes = errors.New("the bytes are not there")
 // stored is a blob whose bytes are an object, verified, and not yet known to
 // the metadata. Without an object it only hopes that the digest is known.
 type stored struct {
-	digest blob.Digest
-	size   int64
-	object string
-	pieces mapRecord
+	digest    blob.Digest
+	size      int64
+	object    string
+	pieces    []byte // the piece map; nil when it is in an object
+	mapObject string
 }
 
 // finish verifies the digest of a whole upload and makes it a blob of the
@@ -93,7 +94,7 @@ func (g *Registry) store(ctx context.Context, w objects.Writer, h *hasher, d blo
 		err = g.rehash(ctx, b)
 	}
 	if err == nil {
-		b.pieces, err = g.signMap(ctx, d, b.size, h.tree.Hashes())
+		err = g.signMap(ctx, b, h.tree.Hashes())
 	}
 	if err != nil {
 		return nil, errors.Join(err, g.forget(ctx, b))
@@ -123,30 +124,42 @@ func (g *Registry) rehash(ctx context.Context, b *stored) error {
 	return nil
 }
 
-func (g *Registry) signMap(ctx context.Context, d blob.Digest, size int64, hashes []blob.PieceHash) (mapRecord, error) {
-	m, err := blob.NewPieceMap(d, size, hashes, g.Sign)
+// signMap makes the piece map of verified bytes.
+func (g *Registry) signMap(ctx context.Context, b *stored, hashes []blob.PieceHash) error {
+	m, err := blob.NewPieceMap(b.digest, b.size, hashes, g.Sign)
 	if err != nil {
-		return mapRecord{}, err
+		return err
 	}
 	raw := m.Encode()
-	if len(raw) <= maxInlineMap {
-		return mapRecord{Map: raw}, nil
+	if len(raw) <= g.inlineMap {
+		b.pieces = raw
+		return nil
 	}
 	w, err := g.Objects.Create(ctx)
 	if err != nil {
-		return mapRecord{}, err
+		return err
 	}
 	if _, err := w.Write(raw); err != nil {
-		return mapRecord{}, errors.Join(err, w.Abort(ctx))
+		return errors.Join(err, w.Abort(ctx))
 	}
-	key, err := w.Commit(ctx)
-	return mapRecord{Object: key}, err
+	if b.mapObject, err = w.Commit(ctx); err != nil {
+		return errors.Join(err, w.Abort(ctx))
+	}
+	return nil
+}
+
+// mapOp is the op that keeps the piece map, or removes a former one.
+func (b *stored) mapOp() meta.Op {
+	if b.mapObject != "" {
+		return meta.Delete(keyMap(b.digest))
+	}
+	return meta.Put(keyMap(b.digest), b.pieces)
 }
 
 // forget deletes the objects of a blob that the metadata never named.
 func (g *Registry) forget(ctx context.Context, b *stored) error {
 	ctx = context.WithoutCancel(ctx)
-	return errors.Join(g.Objects.Delete(ctx, b.object), g.Objects.Delete(ctx, b.pieces.Object))
+	return errors.Join(g.Objects.Delete(ctx, b.object), g.Objects.Delete(ctx, b.mapObject))
 }
 
 // adopt commits a stored blob together with the changes that more plans. When
@@ -164,8 +177,8 @@ func (g *Registry) adopt(ctx context.Context, b *stored, more func(*change) erro
 			return nil, errNoBytes
 		}
 		if mine {
-			record = blobRecord{Object: b.object, Size: b.size, Created: g.Now().UTC()}
-			c.write(put(keyMap(b.digest), b.pieces))
+			record = blobRecord{Object: b.object, MapObject: b.mapObject, Size: b.size, Created: g.Now().UTC()}
+			c.write(b.mapOp())
 		}
 		record.Linked = g.Now().UTC()
 		c.compare(keyBlob(b.digest), revision)

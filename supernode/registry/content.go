@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/supernode/meta"
 	"github.com/shoalproject/shoal/supernode/objects"
 )
 
@@ -47,24 +48,30 @@ func (g *Registry) Content(ctx context.Context, d blob.Digest) (*Content, error)
 
 // PieceMap is the signed piece map of a held digest.
 func (g *Registry) PieceMap(ctx context.Context, d blob.Digest) (*blob.PieceMap, error) {
-	record, found, err := get[mapRecord](ctx, g.Meta, keyMap(d))
-	if err != nil {
-		return nil, err
-	}
-	if found == 0 {
+	raw, err := g.encodedMap(ctx, d)
+	if errors.Is(err, meta.ErrNotFound) || errors.Is(err, objects.ErrNotFound) {
 		return nil, fmt.Errorf("%w: %s", ErrNotHeld, d)
 	}
-	raw := record.Map
-	if record.Object != "" {
-		if raw, err = g.readObject(ctx, record.Object); err != nil {
-			return nil, err
-		}
+	if err != nil {
+		return nil, fmt.Errorf("read piece map of %s: %w", d, err)
 	}
 	m, err := blob.DecodePieceMap(raw)
 	if err != nil {
 		return nil, fmt.Errorf("piece map of %s: %w", d, err)
 	}
 	return m, nil
+}
+
+func (g *Registry) encodedMap(ctx context.Context, d blob.Digest) ([]byte, error) {
+	record, _, err := get[blobRecord](ctx, g.Meta, keyBlob(d))
+	if err != nil {
+		return nil, err
+	}
+	if record.MapObject != "" {
+		return g.readObject(ctx, record.MapObject)
+	}
+	v, err := g.Meta.Get(ctx, keyMap(d))
+	return v.Data, err
 }
 
 func (g *Registry) readObject(ctx context.Context, key string) ([]byte, error) {

@@ -7,7 +7,7 @@
 // What is kept (keys of package meta; a repository never contains "/_/"):
 //
 //	blob/<digest>                         the object that holds the bytes
-//	map/<digest>                          its signed piece map
+//	map/<digest>                          its signed piece map, unless that is an object too
 //	repo/<repository>                     when the repository was first written to
 //	link/<repository>/_/<digest>          a blob that the repository holds
 //	manifest/<repository>/_/<digest>      a manifest that the repository holds

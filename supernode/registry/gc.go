@@ -40,7 +40,7 @@ func (g *Registry) GC(ctx context.Context) (GCReport, error) {
 		{"blobs", g.collectBlobs},
 		{"trash", g.emptyTrash},
 		{"orphans", g.collectOrphans},
-		{"leases", g.collectLeases},
+		{"leases and tombstones", g.collectExpired},
 		{"log", g.trimLog},
 	}
 	for _, step := range steps {
@@ -286,13 +286,9 @@ func (g *Registry) collectBlobs(ctx context.Context, report *GCReport) error {
 		if len(holders) > 0 {
 			continue
 		}
-		pieces, _, err := get[mapRecord](ctx, g.Meta, keyMap(d))
-		if err != nil {
-			return err
-		}
 		ops := []meta.Op{meta.Delete(v.Key), meta.Delete(keyMap(d)), meta.Put(keyTrash(due, record.Object), nil)}
-		if pieces.Object != "" {
-			ops = append(ops, meta.Put(keyTrash(due, pieces.Object), nil))
+		if record.MapObject != "" {
+			ops = append(ops, meta.Put(keyTrash(due, record.MapObject), nil))
 		}
 		_, err = g.Meta.Commit(ctx, []meta.Compare{{Key: v.Key, Revision: v.Revision}}, ops)
 		if skip, err := overtaken(err); err != nil {
@@ -360,19 +356,15 @@ func (g *Registry) collectOrphans(ctx context.Context, report *GCReport) error {
 // knownObjects are the keys of all objects that a record names.
 func (g *Registry) knownObjects(ctx context.Context) (map[string]bool, error) {
 	known := map[string]bool{}
-	for _, prefix := range []string{keyBlob(""), keyMap("")} {
-		for v, err := range meta.Scan(ctx, g.Meta, prefix) {
-			var record struct {
-				Object string `json:"object"`
-			}
-			if err == nil {
-				err = decode(v, &record)
-			}
-			if err != nil {
-				return nil, err
-			}
-			known[record.Object] = true
+	for v, err := range meta.Scan(ctx, g.Meta, keyBlob("")) {
+		var record blobRecord
+		if err == nil {
+			err = decode(v, &record)
 		}
+		if err != nil {
+			return nil, err
+		}
+		known[record.Object], known[record.MapObject] = true, true
 	}
 	for v, err := range meta.Scan(ctx, g.Meta, "trash/") {
 		if err != nil {
@@ -383,17 +375,26 @@ func (g *Registry) knownObjects(ctx context.Context) (map[string]bool, error) {
 	return known, nil
 }
 
-// collectLeases removes the leases that ran out.
-func (g *Registry) collectLeases(ctx context.Context, report *GCReport) error {
-	for v, err := range meta.Scan(ctx, g.Meta, "lease/") {
-		var lease leaseRecord
+// collectExpired removes the leases that ran out, and the tombstones that are
+// past the log's retention as the deletion itself is.
+func (g *Registry) collectExpired(ctx context.Context, _ *GCReport) error {
+	now := g.Now()
+	return errors.Join(
+		collectIf(ctx, g, "lease/", func(lease leaseRecord) bool { return !lease.Until.After(now) }),
+		collectIf(ctx, g, "tomb/", func(tomb tagRecord) bool { return tomb.Time.Before(now.Add(-g.LogRetention)) }))
+}
+
+// collectIf removes the records below a prefix that are over.
+func collectIf[T any](ctx context.Context, g *Registry, prefix string, over func(T) bool) error {
+	for v, err := range meta.Scan(ctx, g.Meta, prefix) {
+		var record T
 		if err == nil {
-			err = decode(v, &lease)
+			err = decode(v, &record)
 		}
 		if err != nil {
 			return err
 		}
-		if lease.Until.After(g.Now()) {
+		if !over(record) {
 			continue
 		}
 		_, err = g.Meta.Commit(ctx, []meta.Compare{{Key: v.Key, Revision: v.Revision}}, []meta.Op{meta.Delete(v.Key)})

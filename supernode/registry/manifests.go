@@ -47,7 +47,7 @@ func (g *Registry) getManifest(w http.ResponseWriter, q *request) error {
 			return errManifestUnknown(q.tag)
 		}
 		d = tag.Digest
-		if err := g.attachTagRecord(w, q, tag); err != nil {
+		if err := g.attachTagRecord(w, q, q.tag, tag); err != nil {
 			return err
 		}
 	}
@@ -57,6 +57,10 @@ func (g *Registry) getManifest(w http.ResponseWriter, q *request) error {
 	}
 	if found == 0 {
 		return errManifestUnknown(q.reference())
+	}
+	// The same statement about the digest: this repository has it.
+	if err := g.attachTagRecord(w, q, string(d), tagRecord{Digest: d, MediaType: record.MediaType, Size: record.Size}); err != nil {
+		return err
 	}
 	if q.Method == http.MethodHead {
 		return serveContent(w, q.Request, d, record.MediaType, record.Size, nil)
@@ -74,15 +78,15 @@ func (g *Registry) getManifest(w http.ResponseWriter, q *request) error {
 	})
 }
 
-func (g *Registry) attachTagRecord(w http.ResponseWriter, q *request, tag tagRecord) error {
+func (g *Registry) attachTagRecord(w http.ResponseWriter, q *request, name string, tag tagRecord) error {
 	if q.Header.Get(HeaderWantTagRecord) != "1" {
 		return nil
 	}
-	signed, err := g.signTag(q.Context(), q.repository, q.tag, tag)
+	signed, err := g.signTag(q.Context(), q.repository, name, tag)
 	if err != nil {
 		return err
 	}
-	w.Header().Set(HeaderTagRecord, base64.StdEncoding.EncodeToString(signed.Encode()))
+	w.Header().Add(HeaderTagRecord, base64.StdEncoding.EncodeToString(signed.Encode()))
 	return nil
 }
 

@@ -45,18 +45,14 @@ func splitWithin(key string) (repo, name string) {
 
 // blobRecord says where the bytes of a digest are.
 type blobRecord struct {
-	Object  string    `json:"object"`
-	Size    int64     `json:"size"`
-	Created time.Time `json:"created"`
+	Object string `json:"object"`
+	// MapObject holds the piece map when it is too large for its own key.
+	MapObject string    `json:"mapObject,omitempty"`
+	Size      int64     `json:"size"`
+	Created   time.Time `json:"created"`
 	// Linked changes with every new link, so that a compare on this record
 	// notices one.
 	Linked time.Time `json:"linked"`
-}
-
-// mapRecord holds a piece map, or the object that does when it is large.
-type mapRecord struct {
-	Map    []byte `json:"map,omitempty"`
-	Object string `json:"object,omitempty"`
 }
 
 type linkRecord struct {

@@ -55,7 +55,7 @@ type Config struct {
 	UntaggedTTL time.Duration
 	// LogRetention is how long log entries are kept. Default 30 days.
 	LogRetention time.Duration
-	// MaxBlobBytes bounds one blob. Default 1 TiB.
+	// MaxBlobBytes bounds one blob. Default and limit 1 TiB.
 	MaxBlobBytes int64
 	Now          func() time.Time
 	Log          *slog.Logger
@@ -64,9 +64,14 @@ type Config struct {
 // Registry serves /v2/ and gives the rest of the supernode what it holds.
 type Registry struct {
 	Config
-	journal *journal
-	gc      sync.Mutex // one collection at a time
+	journal   *journal
+	gc        sync.Mutex // one collection at a time
+	inlineMap int        // maxInlineMap, but in tests
 }
+
+// maxBlobBytes is where the saved hashes of an upload session still fit one
+// metadata commit.
+const maxBlobBytes = 1 << 40
 
 // New checks the configuration and begins or continues the replication log.
 func New(ctx context.Context, c Config) (*Registry, error) {
@@ -77,7 +82,10 @@ func New(ctx context.Context, c Config) (*Registry, error) {
 	setDefault(&c.UploadTTL, 24*time.Hour)
 	setDefault(&c.DeleteDelay, time.Hour)
 	setDefault(&c.LogRetention, 30*24*time.Hour)
-	setDefault(&c.MaxBlobBytes, 1<<40)
+	setDefault(&c.MaxBlobBytes, maxBlobBytes)
+	if c.MaxBlobBytes > maxBlobBytes {
+		return nil, fmt.Errorf("registry: MaxBlobBytes is %d, at most %d are taken", c.MaxBlobBytes, int64(maxBlobBytes))
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -89,7 +97,7 @@ func New(ctx context.Context, c Config) (*Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open registry: %w", err)
 	}
-	return &Registry{Config: c, journal: j}, nil
+	return &Registry{Config: c, journal: j, inlineMap: maxInlineMap}, nil
 }
 
 func setDefault[T comparable](field *T, value T) {

@@ -22,6 +22,7 @@ func Run(t *testing.T, open func(t *testing.T) meta.Store) {
 		"Compare":        testCompare,
 		"Limits":         testLimits,
 		"List":           testList,
+		"ListBytes":      testListBytes,
 		"Scan":           testScan,
 		"Counter":        testCounter,
 		"Watch":          testWatch,
@@ -178,6 +179,28 @@ func testList(t *testing.T, s meta.Store) {
 				t.Errorf("list gave %+v", v)
 			}
 		}
+	}
+}
+
+// testListBytes has values too large for one list.
+func testListBytes(t *testing.T, s meta.Store) {
+	const n, size = 10, 400 << 10
+	for i := range n {
+		commit(t, s, meta.Put(fmt.Sprintf("big/%d", i), make([]byte, size)))
+	}
+	page, err := s.List(t.Context(), "big/", "", 0)
+	if err != nil || len(page) == 0 || len(page) > meta.MaxListBytes/size+1 {
+		t.Errorf("list = %d values of %d bytes, %v; want at most %d bytes and one value", len(page), size, err, meta.MaxListBytes)
+	}
+	seen := 0
+	for _, err := range meta.Scan(t.Context(), s, "big/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen++
+	}
+	if seen != n {
+		t.Errorf("scan saw %d values; want %d", seen, n)
 	}
 }
 
