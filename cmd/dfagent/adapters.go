@@ -2,21 +2,32 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/control"
 	"github.com/shoalproject/shoal/pkg/discovery/dht"
 	"github.com/shoalproject/shoal/pkg/fetch"
 	"github.com/shoalproject/shoal/pkg/gateway"
+	"github.com/shoalproject/shoal/pkg/identity"
 	"github.com/shoalproject/shoal/pkg/mirror"
+	"github.com/shoalproject/shoal/pkg/records"
 	"github.com/shoalproject/shoal/pkg/swarm"
 	"github.com/shoalproject/shoal/pkg/upstream"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
+)
 
-	"io"
+const (
+	// announceWithin bounds the wait for a place in the DHT's queue.
+	announceWithin = time.Second
+	// maxRefuted bounds the signers that are remembered as wrong.
+	maxRefuted = 4096
 )
 
 // names are those by which the supernodes' own registry is called in ns=.
@@ -111,11 +122,25 @@ func (e exchangeOf) Fetch(ctx context.Context, r fetch.SwarmRequest) error {
 }
 
 // gatewayOf makes the supernode's registry what fetch asks for.
-type gatewayOf struct{ *gateway.Client }
+type gatewayOf struct {
+	*gateway.Client
+	keeper *tagKeeper
+}
 
 func (g gatewayOf) Manifest(ctx context.Context, ref blob.Ref, reference, token string, accept []string) (fetch.GatewayManifest, error) {
 	m, err := g.Client.Manifest(ctx, ref, reference, token, accept)
-	return fetch.GatewayManifest{Descriptor: m.Descriptor, Body: m.Body, Age: m.Age, Record: m.Record}, err
+	out := fetch.GatewayManifest{Descriptor: m.Descriptor, Body: m.Body, Age: m.Age}
+	for _, r := range m.Records {
+		switch {
+		case r.Tag == reference:
+			out.Record = r
+		case r.Ref == ref && r.Tag == string(m.Descriptor.Digest) && r.Digest == m.Descriptor.Digest && r.Check(g.keeper.verify) == nil:
+			if err := g.keeper.PutTag(r); err != nil {
+				g.keeper.log.Warn("a signed record was not kept", "ref", ref, "error", err)
+			}
+		}
+	}
+	return out, err
 }
 
 // finderOf makes the DHT one of fetch's finders.
@@ -141,17 +166,117 @@ func (t tagFinderOf) FindTags(ctx context.Context, ref blob.Ref, tag string) ([]
 	return t.Node.FindTags(ctx, ref, tag)
 }
 
-// proverOf asks the registry that a reference names whether a reader may read.
-type proverOf struct {
+// prover asks the registry that a reference names whether a reader may read.
+type prover struct {
 	own       *gateway.Client
 	upstreams *upstreams
+	records   *tagKeeper
 }
 
-func (p proverOf) Readable(ctx context.Context, ref blob.Ref, reference string, manifest bool, g mirror.Grant) (bool, error) {
-	if ref.Registry == "" {
-		return p.own.Readable(ctx, ref, reference, manifest, g.Login)
+func (p prover) Readable(ctx context.Context, ref blob.Ref, reference string, manifest bool, g mirror.Grant) (bool, error) {
+	var may bool
+	var err error
+	switch {
+	case ref.Registry == "":
+		may, err = p.own.Readable(ctx, ref, reference, manifest, g.Login)
+	case g.Login != "":
+		// Who is logged in at the supernode reads what its own login there
+		// may; the supernode knows which registries it has one for.
+		may, err = p.own.Readable(ctx, ref, reference, manifest, "")
+	default:
+		may, err = p.upstreams.current.Load().Readable(ctx, ref, reference, manifest, g.Token)
 	}
-	return p.upstreams.current.Load().Readable(ctx, ref, reference, manifest, g.Token)
+	if err == nil || !manifest {
+		return may, err
+	}
+	// Nobody can be asked: a supernode's signed record that this repository
+	// has this manifest stands in, as long as the grace lasts.
+	if record := p.records.find(ctx, ref, reference); record != nil {
+		return true, nil
+	}
+	return false, err
+}
+
+// tagKeeper keeps signed tag records and tells neighbours that it has them.
+type tagKeeper struct {
+	*records.Store
+	dht    *dht.Node // nil when switched off
+	verify blob.VerifyFunc
+	grace  time.Duration
+	log    *slog.Logger
+}
+
+func (t *tagKeeper) PutTag(r *blob.TagRecord) error {
+	if err := t.Store.PutTag(r); err != nil || t.dht == nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), announceWithin)
+	defer cancel()
+	if err := t.dht.AnnounceTag(ctx, r.Ref, r.Tag); err != nil {
+		t.log.Warn("a tag record was not announced in the DHT", "ref", r.Ref, "tag", r.Tag, "error", err)
+	}
+	return nil
+}
+
+// find looks for a believable record, here and at neighbours.
+func (t *tagKeeper) find(ctx context.Context, ref blob.Ref, tag string) *blob.TagRecord {
+	if t.grace <= 0 {
+		return nil
+	}
+	young := func(r *blob.TagRecord) bool {
+		return r != nil && time.Since(r.Time) < t.grace && r.Check(t.verify) == nil
+	}
+	if own, err := t.Tag(ref, tag); err == nil && young(own) {
+		return own
+	}
+	if t.dht == nil {
+		return nil
+	}
+	near, err := t.dht.FindTags(ctx, ref, tag)
+	if err != nil {
+		t.log.Debug("neighbours could not be asked for a tag", "ref", ref, "tag", tag, "error", err)
+	}
+	for _, r := range near {
+		if young(r) {
+			return r
+		}
+	}
+	return nil
+}
+
+// believer decides whose signed piece hashes count: the supernodes' always,
+// and while none of them can be reached those of other members, too, unless
+// what they signed turned out wrong. The whole digest decides in the end.
+type believer struct {
+	trust *identity.Trust
+	line  *control.Line
+
+	mu      sync.Mutex
+	refuted map[string]bool // peer IDs; guarded by mu
+}
+
+func (b *believer) verify(signer string, message, signature []byte) error {
+	err := b.trust.Verify(signer, message, signature)
+	if err == nil || b.line.Reachable() {
+		return err
+	}
+	b.mu.Lock()
+	refuted := b.refuted[signer]
+	b.mu.Unlock()
+	if refuted {
+		return fmt.Errorf("what %s signed before was wrong: %w", signer, err)
+	}
+	return identity.VerifyAny(signer, message, signature)
+}
+
+// blame is told of a signer whose hashes led to a wrong digest.
+func (b *believer) blame(signer string, _ blob.Digest) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.refuted) >= maxRefuted {
+		clear(b.refuted)
+	}
+	b.refuted[signer] = true
 }
 
 // tokensOf logs readers in at the supernode.

@@ -40,6 +40,7 @@ type agent struct {
 	key       *identity.Key
 	node      *identity.Node
 	trust     *identity.Trust
+	believer  *believer
 	verifier  *token.Verifier
 	line      *control.Line
 	names     *names
@@ -216,10 +217,11 @@ func namespaces(first string) []string {
 }
 
 func (a *agent) openSwarm() {
+	a.believer = &believer{trust: a.trust, line: a.line, refuted: map[string]bool{}}
 	a.exchange = swarm.NewExchange(swarm.Config{
 		Self:          a.key.PeerID().String(),
 		Dial:          a.node.Dial,
-		Verify:        a.trust.Verify,
+		Verify:        a.believer.verify,
 		Report:        a.report,
 		DownloadLimit: limiter(a.config.DownloadLimit),
 		Log:           a.log,
@@ -320,13 +322,15 @@ func (a *agent) keepPeers() {
 func (a *agent) openFetch(w *shoalv1.Welcome) {
 	a.gateway = gateway.New(a.line.HTTP(), a.line.Bases)
 	grace := time.Duration(w.OfflineGraceSeconds) * time.Second
+	keeper := &tagKeeper{Store: a.records, dht: a.dht, verify: a.trust.Verify, grace: grace, log: a.log}
 	config := fetch.Config{
 		Store:        fetch.StoreOf(a.store.Get, a.store.Create),
 		Swarm:        exchangeOf{a.exchange},
 		Tracker:      a.tracker,
 		Upstream:     a.upstreams,
-		Gateway:      gatewayOf{a.gateway},
-		Tags:         a.records,
+		Gateway:      gatewayOf{a.gateway, keeper},
+		Tags:         keeper,
+		Blame:        a.believer.blame,
 		Verify:       a.trust.Verify,
 		Sign:         a.key.Sign,
 		OfflineGrace: grace,
@@ -343,7 +347,7 @@ func (a *agent) openFetch(w *shoalv1.Welcome) {
 	a.closers = append(a.closers, a.fetcher.Close)
 	a.pulls = &pulls{fetcher: a.fetcher, names: map[blob.Digest]named{}}
 	a.gate = mirror.NewGate(mirror.GateConfig{
-		Verifier: a.verifier, Prover: proverOf{a.gateway, a.upstreams}, Tokens: tokensOf{a.gateway}, Upstreams: a.upstreams,
+		Verifier: a.verifier, Prover: prover{a.gateway, a.upstreams, keeper}, Tokens: tokensOf{a.gateway}, Upstreams: a.upstreams,
 		Own: a.names.own, Upstream: a.upstreams.Known, OfflineGrace: grace, Log: a.log,
 	})
 }

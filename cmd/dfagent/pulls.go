@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -44,7 +46,7 @@ func originToken(ref blob.Ref, g mirror.Grant) string {
 func (p *pulls) Manifest(ctx context.Context, ref blob.Ref, reference string, g mirror.Grant) (mirror.Manifest, error) {
 	m, err := p.fetcher.Manifest(ctx, ref, reference, fetch.Cred{Token: originToken(ref, g)})
 	if err != nil {
-		return mirror.Manifest{}, err
+		return mirror.Manifest{}, mirrorError(err)
 	}
 	p.begin(ref, reference, m)
 	return mirror.Manifest{Descriptor: m.Descriptor, Body: m.Body, Age: m.Age}, nil
@@ -106,9 +108,26 @@ func request(ref blob.Ref, d blob.Digest, g mirror.Grant) fetch.Request {
 }
 
 func (p *pulls) Stat(ctx context.Context, ref blob.Ref, d blob.Digest, g mirror.Grant) (int64, error) {
-	return p.fetcher.Stat(ctx, request(ref, d, g))
+	size, err := p.fetcher.Stat(ctx, request(ref, d, g))
+	return size, mirrorError(err)
 }
 
 func (p *pulls) Open(ctx context.Context, ref blob.Ref, d blob.Digest, rng blob.Range, g mirror.Grant) (mirror.Reader, error) {
-	return p.fetcher.Open(ctx, request(ref, d, g), rng)
+	r, err := p.fetcher.Open(ctx, request(ref, d, g), rng)
+	if err != nil {
+		return nil, mirrorError(err)
+	}
+	return r, nil
+}
+
+// mirrorError says fetch's errors in the mirror's words.
+func mirrorError(err error) error {
+	for from, to := range map[error]error{
+		fetch.ErrNotFound: mirror.ErrNotFound, fetch.ErrDenied: mirror.ErrUnauthorized, fetch.ErrUnavailable: mirror.ErrUnavailable,
+	} {
+		if errors.Is(err, from) {
+			return fmt.Errorf("%w: %w", to, err)
+		}
+	}
+	return err
 }

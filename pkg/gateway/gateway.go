@@ -72,8 +72,10 @@ func New(client *http.Client, bases func() []string) *Client {
 type Manifest struct {
 	Descriptor blob.Descriptor
 	Body       []byte
-	Age        time.Duration   // how long ago it was known to be current
-	Record     *blob.TagRecord // the signed record of the tag; nil without one
+	Age        time.Duration // how long ago it was known to be current
+	// Records are signed statements that this repository has this manifest,
+	// under the tag and under the digest; their signatures were not checked.
+	Records []*blob.TagRecord
 }
 
 // Manifest reads a manifest by tag or digest and hashes it against the digest
@@ -105,10 +107,14 @@ func (c *Client) Manifest(ctx context.Context, ref blob.Ref, reference, token st
 	if age, err := strconv.ParseInt(response.Header.Get("Age"), 10, 32); err == nil && age > 0 {
 		m.Age = time.Duration(age) * time.Second
 	}
-	if raw, err := base64.StdEncoding.DecodeString(response.Header.Get(HeaderRecord)); err == nil && len(raw) > 0 {
+	for _, text := range response.Header.Values(HeaderRecord) {
 		// A record that can't be read is as good as none: the answer itself
 		// came over an authenticated line.
-		m.Record, _ = blob.DecodeTagRecord(raw)
+		if raw, err := base64.StdEncoding.DecodeString(text); err == nil {
+			if record, err := blob.DecodeTagRecord(raw); err == nil {
+				m.Records = append(m.Records, record)
+			}
+		}
 	}
 	return m, nil
 }

@@ -41,12 +41,13 @@ func TestManifestCarriesItsRecordAndAge(t *testing.T) {
 		w.Header().Set("Docker-Content-Digest", string(digest1))
 		w.Header().Set("Content-Type", "a/b")
 		w.Header().Set("Age", "90")
-		w.Header().Set(HeaderRecord, base64.StdEncoding.EncodeToString(record.Encode()))
+		w.Header().Add(HeaderRecord, "nonsense")
+		w.Header().Add(HeaderRecord, base64.StdEncoding.EncodeToString(record.Encode()))
 		io.WriteString(w, body1) //nolint:errcheck // the test reads it
 	})
 	m, err := client(base).Manifest(t.Context(), blob.Ref{Repository: "p/app"}, "v1", "tok", []string{"a/b"})
 	if err != nil || string(m.Body) != body1 || m.Descriptor.Digest != digest1 || m.Descriptor.MediaType != "a/b" ||
-		m.Age != 90*time.Second || m.Record == nil || m.Record.Tag != "v1" {
+		m.Age != 90*time.Second || len(m.Records) != 1 || m.Records[0].Tag != "v1" {
 		t.Errorf("%+v, %v", m, err)
 	}
 }
