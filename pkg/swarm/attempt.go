@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -94,6 +96,10 @@ func (s *session) request(ctx context.Context, a *attempt) error {
 	} else {
 		path = "piece/" + strconv.Itoa(a.piece)
 	}
+	var socket syscall.RawConn
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { socket = rawSocket(info.Conn) },
+	})
 	resp, err := a.link.client.get(ctx, s.sink.Digest(), path, header)
 	if err != nil {
 		return err
@@ -123,7 +129,7 @@ func (s *session) request(ctx context.Context, a *attempt) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return s.take(ctx, a, piece, length, resp.Body)
+	return s.take(ctx, a, piece, length, resp.Body, socket)
 }
 
 // sinkError is a fault of this host, not of the peer.
@@ -133,7 +139,7 @@ func (e *sinkError) Error() string { return e.err.Error() }
 func (e *sinkError) Unwrap() error { return e.err }
 
 // take streams a body into the sink.
-func (s *session) take(ctx context.Context, a *attempt, piece int, length int64, body io.Reader) error {
+func (s *session) take(ctx context.Context, a *attempt, piece int, length int64, body io.Reader, socket syscall.RawConn) error {
 	want, ok := s.sink.WantHash(piece)
 	if !ok {
 		return &sinkError{fmt.Errorf("the signed hash of piece %d is gone from the sink", piece)}
@@ -143,12 +149,13 @@ func (s *session) take(ctx context.Context, a *attempt, piece int, length int64,
 		kind = fromSeed
 	}
 	in := &pieceReader{
-		ctx: ctx, body: body, left: length, got: &a.got,
+		ctx: ctx, body: body, left: length, got: &a.got, socket: socket,
 		limit:    s.e.cfg.DownloadLimit,
 		received: s.e.metrics.received.WithLabelValues(kind),
 		idle:     time.AfterFunc(bodyIdle, func() { a.cancel(errSilent) }),
 	}
 	defer in.idle.Stop()
+	defer in.eager()
 	_, err := s.sink.PutPiece(piece, in, &want)
 	switch {
 	case err == nil && a.got.Load() < length:
@@ -175,7 +182,9 @@ type pieceReader struct {
 	limit    *rate.Limiter
 	received prometheus.Counter
 	idle     *time.Timer
-	err      error // what the body failed with, if it did
+	socket   syscall.RawConn // nil when it is not to be had
+	lazy     bool            // the socket wakes nobody for a few bytes
+	err      error           // what the body failed with, if it did
 }
 
 // Read fills p as far as the piece goes: a TLS record holds 16 KiB, and
@@ -191,6 +200,7 @@ func (r *pieceReader) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+	r.doze()
 	n := 0
 	for n < len(p) && r.err == nil {
 		var m int
@@ -211,4 +221,35 @@ func (r *pieceReader) Read(p []byte) (int, error) {
 		r.err = io.ErrUnexpectedEOF
 	}
 	return n, r.err
+}
+
+const (
+	// lowat is how many bytes at most must have come to wake a piece's reader.
+	lowat = 64 << 10
+	// within is how much of what is still to come may already lie between the
+	// socket and the reader: TLS records, whole and cut short, HTTP's buffer.
+	within = 56 << 10
+)
+
+// doze lets the socket wake its reader only for so many bytes as are certain
+// to come after this chunk.
+func (r *pieceReader) doze() {
+	if r.socket == nil {
+		return
+	}
+	certain := min(lowat, r.left-chunk-within)
+	if certain < 4<<10 {
+		r.eager()
+		return
+	}
+	r.lazy = true
+	setLowat(r.socket, int(certain))
+}
+
+// eager lets the socket wake its reader for any byte.
+func (r *pieceReader) eager() {
+	if r.lazy {
+		r.lazy = false
+		setLowat(r.socket, 1)
+	}
 }

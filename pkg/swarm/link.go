@@ -91,6 +91,7 @@ func (s *session) linked(l *link) bool { return s.links[l.peer.ID] == l }
 
 // hear takes note of what a peer says about the blob.
 func (s *session) hear(l *link, n news) {
+	s.later()
 	switch {
 	case n.absent:
 		// It may be about to fetch the blob too: ask again, less and less often.

@@ -85,6 +85,7 @@ func (s *session) wantProof(now time.Time) {
 			p.tried[best.peer.ID] = true
 			p.denied[best.peer.ID] = denied
 			s.learn()
+			s.due = true
 		})
 	})
 }

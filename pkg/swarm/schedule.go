@@ -72,6 +72,7 @@ func (s *session) late(a *attempt, now time.Time) bool {
 // ended takes note of how an attempt ended.
 func (s *session) ended(a *attempt, err error) {
 	delete(s.attempts, a)
+	s.due = true
 	now := time.Now()
 	took := now.Sub(a.start)
 	s.e.judge(a.link.state, func(p *policy.Peer, _ time.Time, _ *rand.Rand) { p.Outstanding-- })

@@ -9,8 +9,7 @@ import (
 
 // askSeeds keeps requests open at the seeds: next, for what has not left them
 // yet, and at last by index for what has, when nobody else can give it.
-func (s *session) askSeeds(now time.Time) {
-	want := s.want()
+func (s *session) askSeeds(now time.Time, want blob.Bitmap) {
 	if want.Count() == 0 {
 		return
 	}

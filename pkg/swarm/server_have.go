@@ -14,7 +14,7 @@ import (
 const (
 	// gainedEvery is how often at most a have stream speaks. What is gained
 	// after a silence is said at once.
-	gainedEvery = 20 * time.Millisecond
+	gainedEvery = 50 * time.Millisecond
 	// followed is how many blobs one have stream may follow.
 	followed = 128
 )

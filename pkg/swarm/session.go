@@ -15,6 +15,9 @@ const (
 	// tick is how often a session looks for pieces that are late and for
 	// pieces that others put into the sink.
 	tick = 50 * time.Millisecond
+	// moment is how long what neighbours gained is gathered before it is looked
+	// at.
+	moment = 10 * time.Millisecond
 	// proofPatience is how long a session looks for signed hashes before it
 	// says that there are none.
 	proofPatience = 3 * time.Second
@@ -49,7 +52,11 @@ type session struct {
 	known    blob.Bitmap // pieces whose signed hash is known
 	gone     blob.Bitmap // pieces that have left the seed, as a 204 told
 	last     bool        // no more peer lists will come
+	complete bool        // all hashes are known
 	fatal    error
+	due      bool        // a step is to be made
+	soon     *time.Timer // fires when a step is to be made after a moment
+	armed    bool        // soon runs
 
 	moved  time.Time // when a piece last came or was asked for, or waited for a slot of this host
 	proof  proofState
@@ -70,6 +77,9 @@ func newSession(ctx context.Context, e *Exchange, req FetchRequest, class policy
 		rand:     r,
 		jobs:     map[int]*job{},
 		attempts: map[*attempt]struct{}{},
+		due:      true,
+		soon:     time.NewTimer(moment),
+		armed:    true,
 		known:    blob.NewBitmap(pieces),
 		gone:     blob.NewBitmap(pieces),
 		demand:   blob.NewBitmap(pieces),
@@ -87,7 +97,8 @@ func (s *session) post(f func()) bool {
 	}
 }
 
-// run is the session's loop.
+// run is the session's loop. What a neighbour gained is looked at a moment
+// later than the rest: with twenty neighbours there is always more to come.
 func (s *session) run() error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -95,34 +106,52 @@ func (s *session) run() error {
 	s.proof.began = s.moved
 	s.learn()
 	peers := s.req.Peers
-	if peers == nil {
-		s.last = true
-	}
+	s.last = peers == nil
+	_, demand := s.sink.Demand()
+	_, _, proof := s.sink.Proof()
 	for {
-		if done, err := s.step(time.Now()); done {
-			return err
+		if s.due {
+			s.due = false
+			if done, err := s.step(time.Now()); done {
+				return err
+			}
 		}
-		_, demand := s.sink.Demand()
-		_, _, proof := s.sink.Proof()
 		select {
 		case <-s.ctx.Done():
 			return context.Cause(s.ctx)
 		case list, ok := <-peers:
-			if !ok {
+			if ok {
+				s.relink(list)
+			} else {
 				peers, s.last = nil, true
-				continue
 			}
-			s.relink(list)
+			s.due = true
 		case f := <-s.events:
 			f()
 			s.drain()
 		case <-s.grants:
-			s.fill(time.Now(), true)
+			s.fill(time.Now(), s.want(), true)
 		case <-demand:
+			_, demand = s.sink.Demand()
+			s.due = true
 		case <-proof:
+			_, _, proof = s.sink.Proof()
 			s.learn()
+			s.due = true
 		case <-ticker.C:
+			s.due = true
+		case <-s.soon.C:
+			s.armed = false
+			s.due = true
 		}
+	}
+}
+
+// later asks for a step in a moment.
+func (s *session) later() {
+	if !s.armed {
+		s.armed = true
+		s.soon.Reset(moment)
 	}
 }
 
@@ -154,52 +183,56 @@ func (s *session) step(now time.Time) (done bool, err error) {
 	}
 	s.askAbsent(now)
 	s.wantProof(now)
-	s.fill(now, false)
-	s.askSeeds(now)
+	want := s.open(missing)
+	s.fill(now, want, false)
+	s.askSeeds(now, want)
 	s.hedge(now)
 	return s.hopeless(now)
 }
 
-// want is which pieces may be asked for: missing, not on their way, with a
-// signed hash.
-func (s *session) want() blob.Bitmap {
-	want := s.sink.Missing()
-	for i := range want.All() {
-		if !s.known.Has(i) || s.jobs[i] != nil {
-			want.Clear(i)
+// want is which pieces may be asked for.
+func (s *session) want() blob.Bitmap { return s.open(s.sink.Missing()) }
+
+// open is those of the missing pieces that are not on their way and have a
+// signed hash. missing itself is changed.
+func (s *session) open(missing blob.Bitmap) blob.Bitmap {
+	if !s.complete {
+		for i := range missing.All() {
+			if !s.known.Has(i) {
+				missing.Clear(i)
+			}
 		}
 	}
-	return want
+	for i := range s.jobs {
+		missing.Clear(i)
+	}
+	return missing
 }
 
 // fill gives free download slots to the pieces that the picker chooses.
-// granted means that one slot is already this session's.
-func (s *session) fill(now time.Time, granted bool) {
-	want := s.want()
+// granted means that one slot is already this session's. What is asked for is
+// taken out of want.
+func (s *session) fill(now time.Time, want blob.Bitmap, granted bool) {
 	s.demand, _ = s.sink.Demand()
-	refused := blob.NewBitmap(s.pieces) // claimed by somebody else
 	for {
-		s.e.mu.Lock()
-		choice, ok := s.picker.Pick(now, want.Minus(refused), s.demand)
-		s.e.mu.Unlock()
-		if !ok {
-			if granted {
-				s.e.release(s)
-			}
-			return
-		}
 		if !granted && !s.e.acquire(s) {
-			s.moved = now
+			s.moved = now // it is this host's own slots that it waits for
 			return
 		}
 		granted = true
+		s.e.mu.Lock()
+		choice, ok := s.picker.Pick(now, want, s.demand)
+		s.e.mu.Unlock()
+		if !ok {
+			s.e.release(s)
+			return
+		}
+		want.Clear(choice.Piece)
 		release, ok := s.req.Claim(choice.Piece)
 		if !ok {
-			refused.Set(choice.Piece)
-			continue
+			continue // somebody else fills it
 		}
 		granted = false
-		want.Clear(choice.Piece)
 		s.moved = now
 		s.start(&attempt{link: s.links[choice.Peer], piece: choice.Piece, slot: true}, release)
 	}
@@ -210,7 +243,7 @@ func (s *session) learn() {
 	m, batches, _ := s.sink.Proof()
 	if m != nil {
 		s.known.Fill()
-		s.proof.final = true
+		s.complete, s.proof.final = true, true
 		return
 	}
 	for _, b := range batches {
@@ -245,6 +278,7 @@ func (s *session) hopeless(now time.Time) (bool, error) {
 
 // close ends what the session began and waits for it.
 func (s *session) close() {
+	s.soon.Stop()
 	for a := range s.attempts {
 		a.cancel(errEnded)
 	}

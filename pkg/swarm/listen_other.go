@@ -1,7 +1,0 @@
-//go:build !linux
-
-package swarm
-
-import "net"
-
-func limitUnsent(*net.TCPConn) {}
