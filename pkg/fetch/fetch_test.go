@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -228,6 +229,46 @@ func TestGrantIsNotExceeded(t *testing.T) {
 		synctest.Wait()
 		if _, n, _ := w.origin.Served(); n != 5*piece {
 			t.Errorf("took %d bytes with a grant of %d", n, 5*piece)
+		}
+	})
+}
+
+func TestSwarmAndOriginShareTheWork(t *testing.T) {
+	inWorld(t, func(w *world, cfg *fetch.Config) {
+		crowd(w, cfg)
+		w.tracker.Answer.OriginBytes = 1 << 30
+		w.swarm.StopAfter(2)
+		w.origin.Pace = 300 * time.Millisecond
+	}, func(w *world) {
+		time.AfterFunc(2*time.Second, func() { w.swarm.StopAfter(-1) })
+		w.mustRead()
+		given, _ := w.swarm.Given()
+		_, n, _ := w.origin.Served()
+		if given < 10 || n < 2*piece {
+			t.Errorf("the swarm gave %d pieces, the origin %d bytes", given, n)
+		}
+		if twice := int64(given*piece) + n - int64(len(w.data)); twice > 2*piece {
+			t.Errorf("%d bytes came twice", twice)
+		}
+	})
+}
+
+func TestAnUrgentReaderRaisesTheClass(t *testing.T) {
+	inWorld(t, crowd, func(w *world) {
+		req := w.request()
+		req.Class = "prewarm"
+		done := make(chan error)
+		go func() { done <- w.fetcher.Prefetch(w.t.Context(), req, nil) }()
+		time.Sleep(500 * time.Millisecond)
+		w.mustRead()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if got := w.swarm.Classes(); !slices.Equal(got, []string{"prewarm", "wait"}) {
+			t.Errorf("the swarm was asked as %v", got)
+		}
+		if given, _ := w.swarm.Given(); given > pieces {
+			t.Errorf("%d pieces were given of %d", given, pieces)
 		}
 	})
 }

@@ -127,34 +127,37 @@ func (fl *flight) othersHelp() bool {
 type switcher struct {
 	allowed atomic.Bool
 	streams atomic.Int32
+	waiting atomic.Int32 // those without a lane yet
 }
 
 func (s *switcher) allow(yes bool) { s.allowed.Store(yes) }
 func (s *switcher) on() bool       { return s.streams.Load() > 0 }
 
-// startOrigin opens as many streams as there is work for. It is called by the
-// flight's own goroutine only.
+// startOrigin opens one more stream if there is work for it; the stream pokes
+// the flight when it has begun. It is called by the flight's own goroutine
+// only.
 func (fl *flight) startOrigin(ctx context.Context, workers *sync.WaitGroup, b Blob) {
-	for fl.filling.streams.Load() < streamsMost {
-		extra := fl.filling.streams.Load() > 0
-		fl.mu.Lock()
-		l := fl.bestLead()
-		rests := l != nil && time.Now().Before(l.rest)
-		fl.mu.Unlock()
-		if l == nil || rests {
-			return
-		}
-		part, ok := fl.nextRun(b, extra, l.road)
-		if !ok || !fl.claims.byOrigin(part.first) {
-			return
-		}
-		fl.filling.streams.Add(1)
-		workers.Go(func() {
-			defer fl.poke()
-			defer fl.filling.streams.Add(-1)
-			fl.stream(ctx, b, l, part)
-		})
+	if fl.filling.streams.Load() >= streamsMost || fl.filling.waiting.Load() > 0 {
+		return
 	}
+	extra := fl.filling.on()
+	fl.mu.Lock()
+	l := fl.bestLead()
+	rests := l != nil && time.Now().Before(l.rest)
+	fl.mu.Unlock()
+	if l == nil || rests {
+		return
+	}
+	if _, ok := fl.nextRun(b, extra, l.road); !ok {
+		return
+	}
+	fl.filling.streams.Add(1)
+	fl.filling.waiting.Add(1)
+	workers.Go(func() {
+		defer fl.poke()
+		defer fl.filling.streams.Add(-1)
+		fl.stream(ctx, b, l, extra)
+	})
 }
 
 func (fl *flight) nextRun(b Blob, demandOnly bool, way road) (run, bool) {
@@ -162,28 +165,48 @@ func (fl *flight) nextRun(b Blob, demandOnly bool, way road) (run, bool) {
 	demand, _ := b.Demand()
 	fl.mu.Lock()
 	most := lacking.Len()
-	if way == upstreamWay && fl.scouted.tracker == answered {
+	if fl.leased(way) {
 		most = piecesFor(fl.scouted.budget, b.Size())
 	}
 	fl.mu.Unlock()
 	return nextRun(lacking, demand, fl.claims.busy, demandOnly, most)
 }
 
-// stream reads one run. Its first piece is claimed already.
-func (fl *flight) stream(ctx context.Context, b Blob, l *lead, part run) {
-	claimed := map[int]bool{part.first: true}
-	defer func() {
-		for i := range claimed {
-			fl.claims.originDone(i)
-		}
-	}()
+// leased reports, with mu held, whether bytes of the origin count against what
+// the tracker granted.
+func (fl *flight) leased(way road) bool {
+	return way == upstreamWay && fl.scouted.tracker == answered
+}
+
+// stream waits for a lane, chooses a run and reads it.
+func (fl *flight) stream(ctx context.Context, b Blob, l *lead, extra bool) {
 	select {
 	case fl.f.lanes <- struct{}{}:
 		defer func() { <-fl.f.lanes }()
 	case <-ctx.Done():
+		fl.filling.waiting.Add(-1)
 		return
 	}
-	err := fl.readRun(ctx, b, l, part, claimed)
+	part, ok := fl.nextRun(b, extra, l.road)
+	ok = ok && fl.filling.allowed.Load() && fl.claims.byOrigin(part.first)
+	settle := func(int64) {}
+	if ok {
+		settle = fl.reserve(b, part, l.road)
+	}
+	fl.filling.waiting.Add(-1)
+	fl.poke()
+	if !ok {
+		return
+	}
+	claimed := map[int]bool{part.first: true}
+	var read int64
+	defer func() {
+		settle(read)
+		for i := range claimed {
+			fl.claims.originDone(i)
+		}
+	}()
+	err := fl.readRun(ctx, b, l, part, claimed, &read)
 	switch {
 	case err == nil, ctx.Err() != nil:
 	case errors.Is(err, blob.ErrFull):
@@ -192,6 +215,25 @@ func (fl *flight) stream(ctx context.Context, b Blob, l *lead, part run) {
 		fl.contradicted(l, err)
 	default:
 		fl.leadFailed(l, err)
+	}
+}
+
+// reserve takes a run's bytes out of the budget; settle gives back what was
+// not read.
+func (fl *flight) reserve(b Blob, part run, way road) (settle func(read int64)) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if !fl.leased(way) {
+		return func(int64) {}
+	}
+	n := min(blob.PieceRange(b.Size(), part.end-1).End-blob.PieceRange(b.Size(), part.first).Start, fl.scouted.budget)
+	fl.scouted.budget -= n
+	fl.scouted.reserved += n
+	return func(read int64) {
+		fl.mu.Lock()
+		defer fl.mu.Unlock()
+		fl.scouted.reserved -= n
+		fl.scouted.budget += max(n-read, 0)
 	}
 }
 
@@ -208,7 +250,7 @@ func (fl *flight) contradicted(l *lead, err error) {
 	}
 }
 
-func (fl *flight) readRun(ctx context.Context, b Blob, l *lead, part run, claimed map[int]bool) error {
+func (fl *flight) readRun(ctx context.Context, b Blob, l *lead, part run, claimed map[int]bool, read *int64) error {
 	src, way := fl.f.source(l.origin.Ref)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -232,7 +274,8 @@ func (fl *flight) readRun(ctx context.Context, b Blob, l *lead, part run, claime
 	}
 	body := &meter{r: rc, got: func(n int) {
 		idle.Reset(readIdle)
-		fl.gotFromOrigin(kind, name, int64(n), l, way)
+		*read += int64(n)
+		fl.gotFromOrigin(kind, name, int64(n), l)
 	}}
 	for i := part.first; i < part.end; i++ {
 		if !fl.claimAhead(b, i, part.end, claimed) {
@@ -288,7 +331,7 @@ func (fl *flight) readPiece(b Blob, i int, body *meter) error {
 	case err == nil:
 		return errTaken
 	case body.n-before < length.Len() && !errors.Is(err, blob.ErrFull):
-		return fmt.Errorf("the origin's answer ended within piece %d: %w", i, errors.Join(io.ErrUnexpectedEOF, body.err))
+		return fmt.Errorf("piece %d did not come in whole from the origin: %w", i, errors.Join(err, body.err))
 	}
 	return err
 }
@@ -297,15 +340,12 @@ func (fl *flight) readPiece(b Blob, i int, body *meter) error {
 // the stream's place no longer fits.
 var errTaken = errors.New("the swarm was quicker")
 
-func (fl *flight) gotFromOrigin(kind, name string, n int64, l *lead, way road) {
+func (fl *flight) gotFromOrigin(kind, name string, n int64, l *lead) {
 	fl.rec.add(kind, name, n)
 	fl.moved.set(time.Now())
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	l.fails = 0
-	if way == upstreamWay {
-		fl.scouted.budget = max(fl.scouted.budget-n, 0)
-	}
 }
 
 // meter counts what is read.

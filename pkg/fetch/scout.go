@@ -19,7 +19,8 @@ type scouted struct {
 	dhtSince     time.Time
 	nudged       time.Time
 	firstPeers   time.Time // when the first neighbour was named
-	budget       int64
+	budget       int64     // bytes granted and neither read nor reserved
+	reserved     int64     // bytes granted to the streams that run
 	refused      *RefusedError
 	reached      bool
 	out          chan []blob.Peer // to the swarm; holds the latest list
@@ -192,7 +193,7 @@ func (fl *flight) facts() facts {
 		age: now.Sub(fl.born), quiet: now.Sub(fl.lastBytes()),
 		lull:    now.Sub(latest(fl.born, s.firstPeers, fl.swarmed.get())),
 		tracker: s.tracker, dht: s.dht, alone: now.Sub(fl.born),
-		reached: s.reached || !fl.swarmed.get().IsZero(), budget: s.budget, refused: s.refused != nil,
+		reached: s.reached || !fl.swarmed.get().IsZero(), budget: s.budget + s.reserved, refused: s.refused != nil,
 		filling: fl.filling.on(), jitter: fl.jitter,
 	}
 	if s.tracker == absent && s.dht == absent {

@@ -198,15 +198,19 @@ func Classify(err error) (status int, after time.Duration) {
 // Content opens a blob for the swarm: the supernode's own, or what was or is
 // being fetched. It wraps blob.ErrNotHeld.
 func (s *Seed) Content(ctx context.Context, d blob.Digest) (Content, error) {
+	var ownErr error
 	if s.cfg.Own != nil {
 		c, err := s.cfg.Own(ctx, d)
-		if err == nil || !errors.Is(err, blob.ErrNotHeld) {
-			return c, err
+		if err == nil {
+			return c, nil
+		}
+		if !errors.Is(err, blob.ErrNotHeld) {
+			ownErr = err
 		}
 	}
 	b, err := s.cfg.Store.Get(d)
 	if err != nil {
-		return nil, fmt.Errorf("seed %s: %w", d, err)
+		return nil, fmt.Errorf("seed %s: %w", d, errors.Join(ownErr, err))
 	}
 	return b, nil
 }

@@ -259,6 +259,7 @@ type Swarm struct {
 	given   int
 	last    time.Time
 	blocked bool
+	classes []string
 }
 
 // NewSwarm makes a swarm that has nothing.
@@ -287,11 +288,26 @@ func (s *Swarm) Block() {
 	s.blocked, s.stop = true, 0
 }
 
+// silent reports whether it gives nothing now; it keeps what it claimed, as
+// a peer does that hangs.
+func (s *Swarm) silent() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stop >= 0 && s.given >= s.stop
+}
+
 // Given counts the pieces given, and says when the last one was.
 func (s *Swarm) Given() (int, time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.given, s.last
+}
+
+// Classes lists the traffic classes of the fetches, in order.
+func (s *Swarm) Classes() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.classes...)
 }
 
 // Size implements fetch.Swarm.
@@ -310,6 +326,9 @@ func (s *Swarm) Size(_ context.Context, d blob.Digest, _ blob.Peer) (int64, erro
 // Fetch implements fetch.Swarm: it needs a first list of peers, and then
 // gives the missing pieces in order.
 func (s *Swarm) Fetch(ctx context.Context, r fetch.SwarmRequest) error {
+	s.mu.Lock()
+	s.classes = append(s.classes, r.Class)
+	s.mu.Unlock()
 	var peers []blob.Peer
 	for len(peers) == 0 {
 		select {
@@ -352,12 +371,10 @@ func (s *Swarm) round(ctx context.Context, r fetch.SwarmRequest, lacking blob.Bi
 			continue
 		}
 		defer release()
-		s.mu.Lock()
-		silent := s.stop >= 0 && s.given >= s.stop
-		s.mu.Unlock()
-		if silent {
-			<-ctx.Done()
-			return false, ctx.Err()
+		for s.silent() {
+			if err := sleep(ctx, 50*time.Millisecond); err != nil {
+				return false, err
+			}
 		}
 		if err := sleep(ctx, s.Pace); err != nil {
 			return false, err
