@@ -12,6 +12,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 var (
@@ -56,7 +57,7 @@ type outcome struct {
 // OpenBolt opens or creates the store in a file, mode 0600.
 func OpenBolt(path string) (*Bolt, error) {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: openPatience, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("open metadata %s: another process holds it; stop that one first: %w", path, err)
 	}
 	if err != nil {
@@ -212,7 +213,7 @@ func valueOf(key, raw []byte) (Value, error) {
 // view runs a read.
 func (b *Bolt) view(fn func(tx *bolt.Tx) error) error {
 	err := b.db.View(fn)
-	if errors.Is(err, bolt.ErrDatabaseNotOpen) {
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrClosed
 	}
 	return err

@@ -16,7 +16,7 @@ func open(t *testing.T, dir string) *objects.Files {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Close() }) //nolint:errcheck // a test's end
+	t.Cleanup(func() { s.Close() })
 	return s
 }
 
@@ -57,7 +57,7 @@ func TestFilesSurviveReopening(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer o.Close() //nolint:errcheck // only read
+	defer o.Close()
 	raw, err := io.ReadAll(o.(objects.Filer).File())
 	if err != nil || string(raw) != "begun, ended" {
 		t.Fatalf("read %q, %v", raw, err)

@@ -23,7 +23,7 @@ func errBlobUnknown(d blob.Digest) error {
 // getBlob serves GET and HEAD of a blob.
 func (g *Registry) getBlob(w http.ResponseWriter, q *request) error {
 	ctx := q.Context()
-	_, linked, err := get[linkRecord](ctx, g.Meta, keyLink(q.repository, q.digest))
+	link, linked, err := get[linkRecord](ctx, g.Meta, keyLink(q.repository, q.digest))
 	if err != nil {
 		return err
 	}
@@ -31,7 +31,7 @@ func (g *Registry) getBlob(w http.ResponseWriter, q *request) error {
 		return errBlobUnknown(q.digest)
 	}
 	if q.Method == http.MethodHead {
-		return g.headBlob(w, q)
+		return g.headBlob(w, q, link)
 	}
 	object, err := g.open(ctx, q.digest)
 	if errors.Is(err, objects.ErrNotFound) {
@@ -40,7 +40,7 @@ func (g *Registry) getBlob(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	defer object.Close() //nolint:errcheck // only read
+	defer object.Close()
 	return serveContent(w, q.Request, q.digest, octetStream, object.Size(), func(r blob.Range) error {
 		return sendObject(w, object, r)
 	})
@@ -48,10 +48,16 @@ func (g *Registry) getBlob(w http.ResponseWriter, q *request) error {
 
 // headBlob answers that a blob is there, and sees to it that this stays true
 // for as long as a push that builds on it takes.
-func (g *Registry) headBlob(w http.ResponseWriter, q *request) error {
-	link, err := g.lease(q.Context(), q.repository, q.digest)
-	if err != nil {
+func (g *Registry) headBlob(w http.ResponseWriter, q *request, link linkRecord) error {
+	err := g.lease(q.Context(), q.repository, q.digest)
+	var answer *Error
+	if errors.As(err, &answer) {
 		return err
+	}
+	if err != nil {
+		// A disk that takes no lease takes no push that builds on it either;
+		// who only reads is served.
+		g.Log.Warn("registry: renew a lease", "repository", q.repository, "digest", q.digest, "error", err)
 	}
 	return serveContent(w, q.Request, q.digest, octetStream, link.Size, nil)
 }

@@ -109,7 +109,7 @@ func (g *Registry) rehash(ctx context.Context, b *stored) error {
 	if err != nil {
 		return err
 	}
-	defer object.Close() //nolint:errcheck // only read
+	defer object.Close()
 	algorithm := b.digest.Algorithm().String()
 	flat, err := newFlat(algorithm)
 	if err != nil {
@@ -207,7 +207,7 @@ func (g *Registry) present(ctx context.Context, record blobRecord) bool {
 	if err != nil {
 		return !errors.Is(err, objects.ErrNotFound)
 	}
-	defer object.Close() //nolint:errcheck // only looked at
+	defer object.Close()
 	return object.Size() == record.Size
 }
 

@@ -79,7 +79,7 @@ func (g *Registry) readObject(ctx context.Context, key string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer object.Close() //nolint:errcheck // only read
+	defer object.Close()
 	return io.ReadAll(io.NewSectionReader(object, 0, object.Size()))
 }
 

@@ -53,8 +53,8 @@ func (g *Registry) GC(ctx context.Context) (GCReport, error) {
 	return report, nil
 }
 
-// overtaken makes a conflict no error: the next collection looks again.
-func overtaken(err error) (bool, error) {
+// unlessOvertaken makes a conflict no error: the next collection looks again.
+func unlessOvertaken(err error) (bool, error) {
 	if errors.Is(err, meta.ErrConflict) {
 		return true, nil
 	}
@@ -84,7 +84,7 @@ func (g *Registry) collectUploads(ctx context.Context, report *GCReport) error {
 			return err
 		}
 		_, err = g.Meta.Commit(ctx, []meta.Compare{{Key: v.Key, Revision: v.Revision}}, []meta.Op{meta.Delete(v.Key)})
-		if skip, err := overtaken(err); err != nil {
+		if skip, err := unlessOvertaken(err); err != nil {
 			return err
 		} else if !skip {
 			report.Uploads++
@@ -152,7 +152,7 @@ func (g *Registry) collectLinks(ctx context.Context, repository string, report *
 		if named[blob.Digest(name)] {
 			continue
 		}
-		skip, err := overtaken(g.collectLink(ctx, repository, blob.Digest(name), link, v.Revision))
+		skip, err := unlessOvertaken(g.collectLink(ctx, repository, blob.Digest(name), link, v.Revision))
 		if err != nil {
 			return err
 		}
@@ -228,7 +228,7 @@ func (g *Registry) collectUntagged(ctx context.Context, repository string, repor
 		if isNotFound(err) {
 			continue
 		}
-		if skip, err := overtaken(err); err != nil {
+		if skip, err := unlessOvertaken(err); err != nil {
 			return err
 		} else if !skip && deleted {
 			report.Manifests++
@@ -291,7 +291,7 @@ func (g *Registry) collectBlobs(ctx context.Context, report *GCReport) error {
 			ops = append(ops, meta.Put(keyTrash(due, record.MapObject), nil))
 		}
 		_, err = g.Meta.Commit(ctx, []meta.Compare{{Key: v.Key, Revision: v.Revision}}, ops)
-		if skip, err := overtaken(err); err != nil {
+		if skip, err := unlessOvertaken(err); err != nil {
 			return err
 		} else if !skip {
 			report.Blobs++
@@ -398,7 +398,7 @@ func collectIf[T any](ctx context.Context, g *Registry, prefix string, over func
 			continue
 		}
 		_, err = g.Meta.Commit(ctx, []meta.Compare{{Key: v.Key, Revision: v.Revision}}, []meta.Op{meta.Delete(v.Key)})
-		if _, err := overtaken(err); err != nil {
+		if _, err := unlessOvertaken(err); err != nil {
 			return err
 		}
 	}
@@ -410,7 +410,7 @@ func (g *Registry) trimLog(ctx context.Context, report *GCReport) error {
 	for {
 		n, err := g.journal.trim(ctx, g.Now().Add(-g.LogRetention))
 		report.Entries += n
-		if skip, err := overtaken(err); skip || err != nil || n == 0 {
+		if skip, err := unlessOvertaken(err); skip || err != nil || n == 0 {
 			return err
 		}
 	}

@@ -73,7 +73,7 @@ func TestGCLeavesOpenReadersAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // only read
+	defer c.Close()
 	f.do("DELETE", "/v2/a/blobs/"+string(d), nil).want(http.StatusAccepted)
 	f.collect()
 	f.pass(time.Second)
@@ -103,7 +103,7 @@ func TestGCReapsUploadsAndOrphans(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !commit {
-			w.Close() //nolint:errcheck // in memory
+			w.Close()
 		} else if _, err := w.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}

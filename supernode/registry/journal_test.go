@@ -183,6 +183,18 @@ func TestFaultsOfTheStore(t *testing.T) {
 	}
 }
 
+// TestHeadWithoutLease reads from a store that takes no writes any more.
+func TestHeadWithoutLease(t *testing.T) {
+	store := &faulty{Store: meta.NewMemory(), in: -1}
+	f := newFixture(t, func(c *registry.Config) { c.Meta = store })
+	d := f.pushBlob("a", []byte("12345")).Digest
+	f.pass(25 * time.Hour)
+	store.arm(0, false)
+	if a := f.do("HEAD", "/v2/a/blobs/"+string(d), nil).want(http.StatusOK); a.Header().Get("Content-Length") != "5" {
+		t.Errorf("headers %v", a.Header())
+	}
+}
+
 // tryPush pushes an image as far as it goes, and reports whether something
 // failed.
 func (f *fixture) tryPush() bool {

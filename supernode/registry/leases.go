@@ -21,27 +21,28 @@ func (g *Registry) leaseOp(repo string, d blob.Digest) meta.Op {
 // is not worth a write to renew it.
 func (g *Registry) fresh(l leaseRecord) bool { return l.Until.Sub(g.Now()) >= g.Lease/2 }
 
-// lease renews the lease of a linked blob, or gives BLOB_UNKNOWN.
-func (g *Registry) lease(ctx context.Context, repo string, d blob.Digest) (linkRecord, error) {
+// lease renews the lease of a linked blob, or gives BLOB_UNKNOWN. Any error
+// but an *Error is the store's: the blob may be there, without a lease.
+func (g *Registry) lease(ctx context.Context, repo string, d blob.Digest) error {
 	for try := range maxRetries {
-		link, linked, err := get[linkRecord](ctx, g.Meta, keyLink(repo, d))
+		_, linked, err := get[linkRecord](ctx, g.Meta, keyLink(repo, d))
 		if err != nil {
-			return link, err
+			return err
 		}
 		if linked == 0 {
-			return link, errBlobUnknown(d)
+			return errBlobUnknown(d)
 		}
 		current, _, err := get[leaseRecord](ctx, g.Meta, keyLease(repo, d))
 		if err != nil || g.fresh(current) {
-			return link, err
+			return err
 		}
 		_, err = g.Meta.Commit(ctx, []meta.Compare{{Key: keyLink(repo, d), Revision: linked}}, []meta.Op{g.leaseOp(repo, d)})
 		if !errors.Is(err, meta.ErrConflict) {
-			return link, err
+			return err
 		}
 		if err := pause(ctx, try); err != nil {
-			return link, err
+			return err
 		}
 	}
-	return linkRecord{}, errBlobUnknown(d)
+	return errBlobUnknown(d)
 }

@@ -41,7 +41,7 @@ func (f *fixture) checkManifestContent(d blob.Digest, want []byte) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // only read
+	defer c.Close()
 	got := make([]byte, c.Size())
 	if _, err := c.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
 		f.t.Errorf("content %q, %v; want %q", got, err, want)

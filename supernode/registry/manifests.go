@@ -72,7 +72,7 @@ func (g *Registry) getManifest(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	defer object.Close() //nolint:errcheck // only read
+	defer object.Close()
 	return serveContent(w, q.Request, d, record.MediaType, object.Size(), func(r blob.Range) error {
 		return sendObject(w, object, r)
 	})

@@ -16,7 +16,7 @@ const maxMountSources = 50
 // from. That it can't is no error: the client pushes instead.
 func (g *Registry) mount(q *request, d blob.Digest, from string) (bool, error) {
 	ctx := q.Context()
-	if _, err := g.lease(ctx, q.repository, d); !isNotFound(err) {
+	if err := g.lease(ctx, q.repository, d); !isNotFound(err) {
 		return err == nil, err // there already
 	}
 	if from != "" {

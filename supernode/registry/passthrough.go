@@ -111,7 +111,7 @@ func (g *Registry) upstreamBlob(w http.ResponseWriter, q *request, ref blob.Ref)
 		if err != nil {
 			return err
 		}
-		defer reader.Close() //nolint:errcheck // only read
+		defer reader.Close()
 		_, err = io.CopyN(w, reader, part.Len())
 		return err
 	})

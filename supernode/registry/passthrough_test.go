@@ -120,7 +120,7 @@ func TestBrokenOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	if got, err := io.ReadAll(resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("read %q, %v; want an unexpected end", got, err)
 	}
@@ -152,7 +152,7 @@ func TestFilesOverHTTP(t *testing.T) {
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%q: %d bytes, %v; want %d", header, len(got), err, len(want))
 		}
-		resp.Body.Close() //nolint:errcheck // only read
+		resp.Body.Close()
 	}
 }
 

@@ -115,7 +115,7 @@ func (g *Registry) annotationsOf(ctx context.Context, d blob.Digest) (map[string
 	if err != nil {
 		return nil, err
 	}
-	defer object.Close() //nolint:errcheck // only read
+	defer object.Close()
 	body, err := io.ReadAll(io.NewSectionReader(object, 0, min(object.Size(), maxManifestBytes)))
 	if err != nil {
 		return nil, fmt.Errorf("read manifest %s: %w", d, err)

@@ -71,7 +71,7 @@ func newHasher(algorithm string) (*hasher, error) {
 }
 
 func (h *hasher) Write(p []byte) (int, error) {
-	h.flat.Write(p) //nolint:errcheck // a hash takes every byte
+	h.flat.Write(p)
 	return h.tree.Write(p)
 }
 
@@ -126,13 +126,19 @@ type session struct {
 
 func newUploadID() string {
 	var raw [16]byte
-	rand.Read(raw[:]) //nolint:errcheck // crypto/rand never fails
+	rand.Read(raw[:])
 	return hex.EncodeToString(raw[:])
 }
 
 func errUploadUnknown() error {
 	return &Error{Status: http.StatusNotFound, Code: codeBlobUploadUnknown,
 		Message: "there is no such upload of yours; it ended, expired or was never begun: begin again with POST"}
+}
+
+func errUploadBusy() error {
+	return &Error{Status: http.StatusConflict, Code: codeBlobUploadInvalid,
+		Message: "another request is writing to this upload; ask for its state with GET, then go on from there",
+		Header:  http.Header{"Retry-After": {"1"}}}
 }
 
 // load reads the session that a request names. Another's is as good as none.
@@ -183,9 +189,7 @@ func (g *Registry) start(ctx context.Context, s *session, algorithm string) (err
 	case errors.Is(err, objects.ErrNotFound):
 		return errUploadUnknown()
 	case errors.Is(err, objects.ErrBusy):
-		return &Error{Status: http.StatusConflict, Code: codeBlobUploadInvalid, cause: err,
-			Message: "another request is writing to this upload; ask for its state with GET, then go on from there",
-			Header:  http.Header{"Retry-After": {"1"}}}
+		return errUploadBusy()
 	case err != nil:
 		return err
 	}
@@ -233,7 +237,23 @@ func (g *Registry) keep(ctx context.Context, s *session) error {
 	s.revision, err = g.Meta.Commit(ctx, []meta.Compare{{Key: keyUpload(s.id), Revision: s.revision}},
 		[]meta.Op{put(keyUpload(s.id), s.record)})
 	if errors.Is(err, meta.ErrConflict) {
-		return errUploadUnknown()
+		return g.overtaken(ctx, s)
 	}
 	return err
+}
+
+// overtaken is for a session that another request changed meanwhile: it ended
+// it, or it was the first to write. Then these bytes are nobody's.
+func (g *Registry) overtaken(ctx context.Context, s *session) error {
+	now, revision, err := get[uploadRecord](ctx, g.Meta, keyUpload(s.id))
+	if err != nil {
+		return err
+	}
+	if now.Object != s.record.Object {
+		g.abandon(ctx, s)
+	}
+	if revision == 0 {
+		return errUploadUnknown()
+	}
+	return errUploadBusy()
 }

@@ -36,7 +36,7 @@ func (f *fixture) checkContent(repo string, d blob.Digest, want []byte) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // only read
+	defer c.Close()
 	m, _, _ := c.Proof()
 	if m == nil {
 		f.t.Fatal("no piece map")
@@ -45,7 +45,7 @@ func (f *fixture) checkContent(repo string, d blob.Digest, want []byte) {
 		f.t.Fatal(err)
 	}
 	pieces := blob.NewMapWriter(int64(len(want)))
-	pieces.Write(want) //nolint:errcheck // never fails
+	pieces.Write(want)
 	if have, _ := c.Progress(); !have.Full() || have.Len() != len(pieces.Hashes()) || m.Size != c.Size() {
 		f.t.Errorf("progress %d of %d pieces", have.Count(), have.Len())
 	}
@@ -201,6 +201,37 @@ func TestResumeAfterRestart(t *testing.T) {
 		if err := errors.Join(store.Close(), files.Close()); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestTwoWriters lets one request at a time write to an upload.
+func TestTwoWriters(t *testing.T) {
+	f := newFixture(t, nil)
+	location := f.do("POST", "/v2/a/blobs/uploads/", nil).location()
+	r, w := io.Pipe()
+	first := make(chan answer)
+	go func() { first <- f.do("PATCH", location, r) }()
+	if _, err := io.WriteString(w, "slow"); err != nil { // until the first has the upload open
+		t.Fatal(err)
+	}
+	f.do("PATCH", location, strings.NewReader("other")).want(http.StatusAccepted)
+	w.Close()
+	(<-first).fails(http.StatusConflict, "BLOB_UPLOAD_INVALID")
+	if infos, _ := f.objects.Uploads(t.Context()); len(infos) != 1 {
+		t.Errorf("%d uploads; want the one that was first", len(infos))
+	}
+
+	r, w = io.Pipe()
+	go func() { first <- f.do("PATCH", location, r) }()
+	if _, err := io.WriteString(w, " slow"); err != nil {
+		t.Fatal(err)
+	}
+	f.do("PATCH", location, strings.NewReader("busy")).fails(http.StatusConflict, "BLOB_UPLOAD_INVALID")
+	f.do("DELETE", location, nil).want(http.StatusNoContent)
+	w.Close()
+	(<-first).fails(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
+	if infos, _ := f.objects.Uploads(t.Context()); len(infos) > 0 {
+		t.Errorf("uploads left: %v", infos)
 	}
 }
 

@@ -137,7 +137,7 @@ func (g *Registry) checkBytes(ctx context.Context, d blob.Digest, record blobRec
 	if err != nil {
 		return fmt.Sprintf("its bytes can't be opened (%v); push it again", err)
 	}
-	defer object.Close() //nolint:errcheck // only read
+	defer object.Close()
 	if object.Size() != record.Size {
 		return fmt.Sprintf("%d bytes are there, %d were pushed; push it again", object.Size(), record.Size)
 	}

@@ -69,7 +69,7 @@ func read(t *testing.T, s objects.Store, key string) string {
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
-	defer o.Close() //nolint:errcheck // only read
+	defer o.Close()
 	raw, err := io.ReadAll(io.NewSectionReader(o, 0, o.Size()+1))
 	if err != nil || int64(len(raw)) != o.Size() {
 		t.Fatalf("read %d of %d bytes: %v", len(raw), o.Size(), err)
@@ -270,7 +270,7 @@ func testOpenOutlivesName(t *testing.T, s objects.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer o.Close() //nolint:errcheck // only read
+	defer o.Close()
 	if err := s.Delete(t.Context(), key); err != nil {
 		t.Fatal(err)
 	}
