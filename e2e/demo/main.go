@@ -59,8 +59,8 @@ func run(ctx context.Context, bin string, once bool) error {
 	}
 	fmt.Printf(`
 Open http://%s in a browser: user admin, password %s
-Pull it yourself:   docker pull %s/%s   (docker login %[1]s first)
-Where bytes came from:   %s --agent %s pull-report --last
+Pull it yourself:       docker login %[3]s && docker pull %[3]s/%[4]s
+Where bytes came from:  %[5]s --agent %[6]s pull-report --last
 
 Ctrl-C stops everything and cleans up.
 `, h.registry, h.password, h.hosts[0].mirror, imageName, filepath.Join(bin, "dfget"), h.hosts[0].socket())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,6 +70,7 @@ func (c Config) listServers(ctx context.Context) ([]*shoalv1.Server, error) {
 			Connected: up, Joined: timestamppb.New(n.Joined), LastSeen: timestamppb.New(seen), Revoked: !n.Revoked.IsZero(),
 		})
 	}
+	slices.SortFunc(out, func(a, b *shoalv1.Server) int { return strings.Compare(a.Hostname+a.PeerId, b.Hostname+b.PeerId) })
 	return out, nil
 }
 
@@ -113,63 +115,29 @@ func (s adminService) ListSwarms(ctx context.Context, req *connect.Request[shoal
 	return connect.NewResponse(out), nil
 }
 
-// Image is an image that an administrator named, taken apart.
-type Image struct {
-	Name   string // as it was given
-	Ref    blob.Ref
-	Tag    string
-	Digest blob.Digest
-}
-
-// parseImage reads [REGISTRY/]REPOSITORY[:TAG][@DIGEST]; own are the names of
-// this registry.
-func parseImage(s string, own []string) (Image, error) {
-	i := Image{Name: s}
-	name, digest, pinned := strings.Cut(s, "@")
-	if pinned {
-		d, err := blob.ParseDigest(digest)
-		if err != nil {
-			return i, err
-		}
-		i.Digest = d
+// resolve takes the name of an image apart and turns its tag into a digest,
+// once for all hosts.
+func (c Config) resolve(ctx context.Context, name string) (i blob.Image, err error) {
+	if i, err = blob.ParseImage(name); err != nil {
+		return i, connect.NewError(connect.CodeInvalidArgument, err)
 	}
-	first, rest, found := strings.Cut(name, "/")
-	if found && (strings.ContainsAny(first, ".:") || first == "localhost") {
-		i.Ref.Registry, name = first, rest
+	if slices.Contains(c.Registry.PublicNames, i.Registry) {
+		i.Registry = ""
 	}
-	for _, mine := range own {
-		if i.Ref.Registry == mine {
-			i.Ref.Registry = ""
-		}
+	if i.Digest != "" {
+		return i, nil
 	}
-	if at := strings.LastIndexByte(name, ':'); at >= 0 {
-		name, i.Tag = name[:at], name[at+1:]
-	}
-	if i.Ref.Registry == "docker.io" && !strings.Contains(name, "/") {
-		name = "library/" + name
-	}
-	i.Ref.Repository = name
-	if i.Tag == "" && !pinned {
-		i.Tag = "latest"
-	}
-	return i, blob.CheckRepository(name)
-}
-
-// resolve turns the tag of an image into its digest, once for all hosts.
-func (c Config) resolve(ctx context.Context, name string) (Image, error) {
-	i, err := parseImage(name, c.Registry.PublicNames)
-	if err != nil || i.Digest != "" {
-		return i, err
-	}
-	if i.Ref.Registry != "" {
+	if i.Registry != "" {
 		i.Digest, err = c.Seed.Resolve(ctx, i.Ref, i.Tag)
-		return i, err
+	} else {
+		var record *blob.TagRecord
+		if record, err = c.Registry.TagRecord(ctx, i.Repository, i.Tag); err == nil {
+			i.Digest = record.Digest
+		}
 	}
-	record, err := c.Registry.TagRecord(ctx, i.Ref.Repository, i.Tag)
 	if err != nil {
-		return i, err
+		return i, coded(fmt.Errorf("resolve %s: %w", name, err))
 	}
-	i.Digest = record.Digest
 	return i, nil
 }
 
@@ -187,9 +155,9 @@ func (s adminService) Prewarm(ctx context.Context, req *connect.Request[shoalv1.
 	for _, name := range m.Images {
 		image, err := s.resolve(ctx, name)
 		if err != nil {
-			return connect.NewError(connect.CodeNotFound, fmt.Errorf("resolve %s: %w", name, err))
+			return err
 		}
-		if err := s.prewarm(ctx, image, m, hosts, stream); err != nil {
+		if err := s.prewarm(ctx, name, image, m, hosts, stream); err != nil {
 			return err
 		}
 	}
@@ -197,15 +165,15 @@ func (s adminService) Prewarm(ctx context.Context, req *connect.Request[shoalv1.
 }
 
 // prewarm gives one image's order to each host and passes on what they say.
-func (s adminService) prewarm(ctx context.Context, image Image, m *shoalv1.PrewarmRequest, hosts []fleet.Host, stream *connect.ServerStream[shoalv1.PrewarmUpdate]) error {
+func (s adminService) prewarm(ctx context.Context, name string, image blob.Image, m *shoalv1.PrewarmRequest, hosts []fleet.Host, stream *connect.ServerStream[shoalv1.PrewarmUpdate]) error {
 	order := &shoalv1.Prewarm{
-		Registry: image.Ref.Registry, Repository: image.Ref.Repository, Tag: image.Tag, Digest: string(image.Digest),
+		Registry: image.Registry, Repository: image.Repository, Tag: image.Tag, Digest: string(image.Digest),
 		Platform: m.Platform, Unpack: m.Unpack,
 	}
 	write := func(h fleet.Host) (*shoalv1.Order, error) {
 		own := proto.Clone(order).(*shoalv1.Prewarm)
-		if image.Ref.Registry == "" {
-			token, err := s.Auth.IssuePull(h.PeerID, image.Ref.Repository, orderToken)
+		if image.Registry == "" {
+			token, err := s.Auth.IssuePull(h.PeerID, image.Repository, orderToken)
 			if err != nil {
 				return nil, err
 			}
@@ -222,7 +190,7 @@ func (s adminService) prewarm(ctx context.Context, image Image, m *shoalv1.Prewa
 	}()
 	for u := range updates {
 		err := stream.Send(&shoalv1.PrewarmUpdate{
-			Image: image.Name, Digest: string(image.Digest), PeerId: u.Host.PeerID, Hostname: u.Host.Hostname,
+			Image: name, Digest: string(image.Digest), PeerId: u.Host.PeerID, Hostname: u.Host.Hostname,
 			BytesDone: u.Bytes, BytesTotal: u.Size, Done: u.Done, Error: u.Error,
 		})
 		if err != nil {
