@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/token"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/supernode/fleet"
 	"github.com/shoalproject/shoal/supernode/registry"
@@ -21,7 +22,7 @@ import (
 
 const (
 	// orderToken is how long a host may pull with the token in an order.
-	orderToken = 2 * time.Hour
+	orderToken = token.MaxLife
 	// listedSwarms bounds one answer.
 	listedSwarms = 1000
 	// backupChunk is the size of one message of a backup, in bytes.
@@ -173,11 +174,10 @@ func (s adminService) prewarm(ctx context.Context, name string, image blob.Image
 	write := func(h fleet.Host) (*shoalv1.Order, error) {
 		own := proto.Clone(order).(*shoalv1.Prewarm)
 		if image.Registry == "" {
-			token, err := s.Auth.IssuePull(h.PeerID, image.Repository, orderToken)
-			if err != nil {
+			var err error
+			if own.Token, err = s.Auth.IssuePull(h.PeerID, image.Repository, orderToken); err != nil {
 				return nil, err
 			}
-			own.Token = token
 		}
 		return &shoalv1.Order{What: &shoalv1.Order_Prewarm{Prewarm: own}}, nil
 	}

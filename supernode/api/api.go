@@ -10,13 +10,13 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
 	"connectrpc.com/connect"
 
 	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/fetch"
 	"github.com/shoalproject/shoal/pkg/identity"
 	"github.com/shoalproject/shoal/pkg/telemetry"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
@@ -26,11 +26,16 @@ import (
 	"github.com/shoalproject/shoal/supernode/fleet"
 	"github.com/shoalproject/shoal/supernode/meta"
 	"github.com/shoalproject/shoal/supernode/registry"
+	"github.com/shoalproject/shoal/supernode/seed"
 	"github.com/shoalproject/shoal/supernode/tracker"
 )
 
-// maxMessage bounds a request to the services, in bytes.
-const maxMessage = 4 << 20
+const (
+	// maxMessage bounds a request to the services, in bytes.
+	maxMessage = 4 << 20
+	// maxJoin bounds a request by somebody who is not known yet, in bytes.
+	maxJoin = 16 << 10
+)
 
 var errTooMuch = errors.New("the request names more than one answer can hold; send less at a time")
 
@@ -51,7 +56,7 @@ type Config struct {
 	Pieces   http.Handler // the swarm's
 	Tracker  *tracker.Tracker
 	Fleet    *fleet.Fleet
-	Seed     Seed // nil: nothing is fetched from outside
+	Seed     Seed
 	Meta     meta.Backuper
 	// Welcome is all that a member is told; host is the address by which it
 	// reached this supernode.
@@ -67,7 +72,6 @@ type Config struct {
 // route is a pattern of http.ServeMux and who answers it.
 type route struct {
 	pattern string
-	open    bool // needs no credentials of any kind
 	handler http.Handler
 }
 
@@ -89,26 +93,22 @@ func (c Config) routes() ([]route, error) {
 	if err != nil {
 		return nil, err
 	}
-	limit := connect.WithReadMaxBytes(maxMessage)
-	_, join := shoalv1connect.NewJoinServiceHandler(joinService{c}, limit)
-	_, admin := shoalv1connect.NewAdminServiceHandler(adminService{c}, limit)
+	_, join := shoalv1connect.NewJoinServiceHandler(joinService{c}, connect.WithReadMaxBytes(maxJoin))
+	_, admin := shoalv1connect.NewAdminServiceHandler(adminService{c}, connect.WithReadMaxBytes(maxMessage))
 	out := []route{
-		{pattern: "/v2/", handler: c.Registry},
-		{pattern: "POST /api/shoal.v1.JoinService/", handler: http.StripPrefix("/api", join)},
-		{pattern: "/api/shoal.v1.AdminService/", handler: http.StripPrefix("/api", c.adminsOnly(admin))},
-		{pattern: "/token", handler: http.HandlerFunc(c.Auth.ServeToken)},
-		{pattern: "GET /.well-known/jwks.json", handler: http.HandlerFunc(c.Auth.ServeJWKS)},
-		{pattern: "GET /healthz", handler: http.HandlerFunc(telemetry.Alive)},
-		{pattern: "GET /readyz", handler: c.Ready},
+		{"/v2/", c.Registry},
+		{"POST /api/shoal.v1.JoinService/", http.StripPrefix("/api", join)},
+		{"/api/shoal.v1.AdminService/", http.StripPrefix("/api", c.adminsOnly(admin))},
+		{"/token", http.HandlerFunc(c.Auth.ServeToken)},
+		{"GET /.well-known/jwks.json", http.HandlerFunc(c.Auth.ServeJWKS)},
+		{"GET /healthz", http.HandlerFunc(telemetry.Alive)},
+		{"GET /readyz", c.Ready},
 	}
 	for pattern, handler := range pages.Open() {
-		out = append(out, route{pattern: pattern, handler: handler})
+		out = append(out, route{pattern, handler})
 	}
 	for pattern, handler := range pages.Closed() {
-		out = append(out, route{pattern: pattern, handler: handler})
-	}
-	for i := range out {
-		out[i].open = slices.Contains(OpenRoutes, out[i].pattern)
+		out = append(out, route{pattern, handler})
 	}
 	return out, nil
 }
@@ -175,11 +175,15 @@ func (c Config) refuse(w http.ResponseWriter, r *http.Request, err error) {
 // coded gives an error the code by which clients choose their exit status.
 func coded(err error) error {
 	code := connect.CodeInternal
+	var oci *registry.Error
 	switch {
-	case errors.Is(err, auth.ErrJoin), errors.Is(err, auth.ErrRevoked), errors.Is(err, auth.ErrDenied):
+	case errors.Is(err, auth.ErrJoin), errors.Is(err, auth.ErrRevoked), errors.Is(err, auth.ErrDenied), errors.Is(err, fetch.ErrDenied):
 		code = connect.CodePermissionDenied
-	case errors.Is(err, auth.ErrNoNode), errors.Is(err, fleet.ErrNoHosts):
+	case errors.Is(err, auth.ErrNoNode), errors.Is(err, fleet.ErrNoHosts), errors.Is(err, fetch.ErrNotFound),
+		errors.Is(err, seed.ErrUnknownUpstream), errors.As(err, &oci) && oci.Status == http.StatusNotFound:
 		code = connect.CodeNotFound
+	case errors.Is(err, fetch.ErrUnavailable):
+		code = connect.CodeUnavailable
 	}
 	return connect.NewError(code, err)
 }
