@@ -51,16 +51,16 @@ const (
 
 // sortError maps an origin's error to one of this package's. status is the
 // HTTP status behind err, 0 when there is none.
-func sortError(err error, status int) (error, refusal) {
+func sortError(err error, status int) (refusal, error) {
 	switch {
 	case errors.Is(err, ErrDenied), status == 401, status == 403:
-		return wrapOnce(ErrDenied, err), denied
+		return denied, wrapOnce(ErrDenied, err)
 	case errors.Is(err, ErrNotFound), status == 404, status == 410:
-		return wrapOnce(ErrNotFound, err), missing
+		return missing, wrapOnce(ErrNotFound, err)
 	case errors.Is(err, context.Canceled):
-		return err, passing
+		return passing, err
 	}
-	return wrapOnce(ErrUnavailable, err), passing
+	return passing, wrapOnce(ErrUnavailable, err)
 }
 
 func wrapOnce(kind, err error) error {

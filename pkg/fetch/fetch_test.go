@@ -59,7 +59,7 @@ func inWorld(t *testing.T, build func(w *world, cfg *fetch.Config), run func(w *
 		}
 		build(w, &cfg)
 		w.fetcher = fetch.New(cfg)
-		defer w.fetcher.Close() //nolint:errcheck // it returns nil
+		defer w.fetcher.Close()
 		w.started = time.Now()
 		run(w)
 	})
@@ -93,7 +93,7 @@ func (w *world) read(req fetch.Request, r blob.Range) error {
 	if err != nil {
 		return err
 	}
-	defer rd.Close() //nolint:errcheck // only read
+	defer rd.Close()
 	var got bytes.Buffer
 	if _, err := io.Copy(&got, rd); err != nil {
 		return err
@@ -176,7 +176,7 @@ func TestSupernodeDiesInTheMiddle(t *testing.T) {
 		w.dht.Answer = blob.Neighbours{}
 	}, func(w *world) {
 		rd := w.open(w.request(), blob.Range{End: -1})
-		defer rd.Close() //nolint:errcheck // only read
+		defer rd.Close()
 		if _, err := io.ReadFull(rd, make([]byte, 7*piece)); err != nil {
 			t.Fatal(err)
 		}
@@ -221,11 +221,11 @@ func TestGrantIsNotExceeded(t *testing.T) {
 		w.swarm.StopAfter(0)
 	}, func(w *world) {
 		rd := w.open(w.request(), blob.Range{End: 5 * piece})
-		defer rd.Close() //nolint:errcheck // only read
+		defer rd.Close()
 		if _, err := io.ReadAll(rd); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(20 * time.Second)
+		<-time.After(20 * time.Second)
 		synctest.Wait()
 		if _, n, _ := w.origin.Served(); n != 5*piece {
 			t.Errorf("took %d bytes with a grant of %d", n, 5*piece)
@@ -259,7 +259,7 @@ func TestAnUrgentReaderRaisesTheClass(t *testing.T) {
 		req.Class = "prewarm"
 		done := make(chan error)
 		go func() { done <- w.fetcher.Prefetch(w.t.Context(), req, nil) }()
-		time.Sleep(500 * time.Millisecond)
+		<-time.After(500 * time.Millisecond)
 		w.mustRead()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -331,9 +331,9 @@ func TestReadersShareOneFlight(t *testing.T) {
 func TestARangeThatIsAskedForComesFirst(t *testing.T) {
 	inWorld(t, func(w *world, _ *fetch.Config) { w.origin.Pace = 100 * time.Millisecond }, func(w *world) {
 		whole := w.open(w.request(), blob.Range{End: -1})
-		defer whole.Close()           //nolint:errcheck // only read
-		go io.Copy(io.Discard, whole) //nolint:errcheck // the other reader is looked at
-		time.Sleep(10 * time.Millisecond)
+		defer whole.Close()
+		go io.Copy(io.Discard, whole)
+		<-time.After(10 * time.Millisecond)
 		began := time.Now()
 		if err := w.read(w.request(), blob.Range{Start: 15 * piece, End: 15*piece + 10}); err != nil {
 			t.Fatal(err)
@@ -350,8 +350,8 @@ func TestAbandonedFlightLingersAndIsResumed(t *testing.T) {
 		if _, err := io.ReadFull(rd, make([]byte, piece)); err != nil {
 			t.Fatal(err)
 		}
-		rd.Close() //nolint:errcheck // only read
-		time.Sleep(30 * time.Second)
+		rd.Close()
+		<-time.After(30 * time.Second)
 		synctest.Wait()
 		if n := len(w.fetcher.Status()); n != 0 {
 			t.Fatalf("%d flights go on without a reader", n)
@@ -373,9 +373,9 @@ func TestAbortedRangeDoesNotStopTheFlight(t *testing.T) {
 	inWorld(t, func(w *world, _ *fetch.Config) { w.origin.Pace = 500 * time.Millisecond }, func(w *world) {
 		for at := int64(0); at < pieces; at += 4 {
 			rd := w.open(w.request(), blob.Range{Start: at * piece, End: -1})
-			io.ReadFull(rd, make([]byte, 10)) //nolint:errcheck // it is about to be aborted
-			rd.Close()                        //nolint:errcheck // only read
-			time.Sleep(2 * time.Second)
+			io.ReadFull(rd, make([]byte, 10))
+			rd.Close()
+			<-time.After(2 * time.Second)
 		}
 		w.mustRead()
 		if _, n, _ := w.origin.Served(); n > int64(len(w.data))+3*piece {
@@ -391,7 +391,7 @@ func TestReaderGoesWithItsContext(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer rd.Close() //nolint:errcheck // only read
+		defer rd.Close()
 		time.AfterFunc(time.Second, cancel)
 		if _, err := rd.Read(make([]byte, 1)); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
@@ -404,7 +404,7 @@ func TestSizeIsLearned(t *testing.T) {
 		req := w.request()
 		req.Size = -1
 		rd := w.open(req, blob.Range{Start: 5, End: -1})
-		defer rd.Close() //nolint:errcheck // only read
+		defer rd.Close()
 		if rd.Size() != int64(len(w.data)) {
 			t.Errorf("size %d", rd.Size())
 		}
@@ -464,8 +464,8 @@ func TestPullReport(t *testing.T) {
 func TestCloseEndsFlights(t *testing.T) {
 	inWorld(t, func(w *world, cfg *fetch.Config) { crowd(w, cfg); w.swarm.StopAfter(0) }, func(w *world) {
 		rd := w.open(w.request(), blob.Range{End: -1})
-		defer rd.Close()                                          //nolint:errcheck // only read
-		time.AfterFunc(time.Second, func() { w.fetcher.Close() }) //nolint:errcheck // it returns nil
+		defer rd.Close()
+		time.AfterFunc(time.Second, func() { w.fetcher.Close() })
 		if _, err := rd.Read(make([]byte, 1)); !errors.Is(err, fetch.ErrClosed) {
 			t.Errorf("got %v", err)
 		}

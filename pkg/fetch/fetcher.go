@@ -156,7 +156,7 @@ func (f *Fetcher) openWhole(ctx context.Context, req Request, r blob.Range, file
 		_, err = file.Seek(r.Start, io.SeekStart)
 	}
 	if err != nil {
-		file.Close() //nolint:errcheck // only read
+		file.Close()
 		return nil, err
 	}
 	rec := f.ledger.record(req.PullID, req.Digest, size)
@@ -173,7 +173,7 @@ func clampRange(r blob.Range, size int64) (blob.Range, error) {
 // whole opens a complete blob of the store or of the container runtime.
 func (f *Fetcher) whole(d blob.Digest) (file *os.File, kind string, size int64, ok bool) {
 	if b, err := f.cfg.Store.Get(d); err == nil {
-		defer b.Close() //nolint:errcheck // a handle to read
+		defer b.Close()
 		if b.Complete() {
 			if file, err = b.OpenFile(); err == nil {
 				return file, FromStore, b.Size(), true
@@ -190,7 +190,7 @@ func (f *Fetcher) whole(d blob.Digest) (file *os.File, kind string, size int64, 
 	}
 	info, err := file.Stat()
 	if err != nil {
-		file.Close() //nolint:errcheck // only read
+		file.Close()
 		return nil, "", 0, false
 	}
 	return file, FromContainerd, info.Size(), true
@@ -200,7 +200,7 @@ func (f *Fetcher) whole(d blob.Digest) (file *os.File, kind string, size int64, 
 // be helped.
 func (f *Fetcher) Stat(ctx context.Context, req Request) (int64, error) {
 	if file, _, size, ok := f.whole(req.Digest); ok {
-		file.Close() //nolint:errcheck // only read
+		file.Close()
 		return size, nil
 	}
 	if err := f.refusals.find(req); err != nil {
@@ -240,10 +240,10 @@ func (f *Fetcher) askSize(ctx context.Context, src Source, o blob.Origin, d blob
 	rc, size, err := src.Blob(ctx, o.Ref, d, blob.Range{Start: 0, End: 1}, o.Token)
 	if err != nil {
 		status, _ := f.classify(err)
-		err, _ = sortError(err, status)
+		_, err = sortError(err, status)
 		return 0, fmt.Errorf("ask for the size of %s: %w", d, err)
 	}
-	rc.Close() //nolint:errcheck // nothing was written
+	rc.Close()
 	if size < 0 {
 		return 0, fmt.Errorf("%w: the registry does not say the size of %s", ErrUnavailable, d)
 	}
@@ -273,7 +273,7 @@ func (f *Fetcher) Prefetch(ctx context.Context, req Request, progress func(done,
 		progress = func(int64, int64) {}
 	}
 	if file, _, size, ok := f.whole(req.Digest); ok {
-		file.Close() //nolint:errcheck // only read
+		file.Close()
 		progress(size, size)
 		return nil
 	}

@@ -21,7 +21,6 @@ type flight struct {
 	born    time.Time
 	jitter  time.Duration
 	cancel  context.CancelCauseFunc
-	cut     func() bool   // ends what ties the flight to its starter
 	sized   chan struct{} // closed when size is known
 	ready   chan struct{} // closed when blob is there, or at the end
 	done    chan struct{} // closed at the end
@@ -124,7 +123,7 @@ func (fl *flight) stopIdle() {
 // closeBlob is called with mu held.
 func (fl *flight) closeBlob() {
 	if fl.blob != nil {
-		fl.blob.Close() //nolint:errcheck // the handle is done with either way
+		fl.blob.Close()
 		fl.blob = nil
 	}
 }

@@ -65,7 +65,7 @@ func (f *Fetcher) Manifest(ctx context.Context, ref blob.Ref, reference string, 
 
 func (f *Fetcher) manifestByDigest(ctx context.Context, ref blob.Ref, want blob.Descriptor, cred Cred) (Manifest, error) {
 	if file, kind, size, ok := f.whole(want.Digest); ok {
-		defer file.Close() //nolint:errcheck // only read
+		defer file.Close()
 		if m, err := readManifest(file, size, want, kind); err == nil {
 			return m, nil
 		}
@@ -115,7 +115,7 @@ func (f *Fetcher) manifestByFlight(ctx context.Context, req Request, want blob.D
 	if err != nil {
 		return Manifest{}, err
 	}
-	defer r.Close() //nolint:errcheck // only read
+	defer r.Close()
 	return readManifest(r, r.Size(), want, FromPeer)
 }
 
@@ -215,7 +215,7 @@ func (f *Fetcher) fromGateway(ctx context.Context, ref blob.Ref, reference strin
 	got, err := f.cfg.Gateway.Manifest(asking, ref, reference, cred.Token, cred.Accept)
 	if err != nil {
 		status, _ := f.classify(err)
-		err, _ = sortError(err, status)
+		_, err = sortError(err, status)
 		if status == 0 && !final(err) && ctx.Err() == nil {
 			f.gatewayDown.restUntil(time.Now().Add(gatewayRest))
 		}
@@ -237,7 +237,7 @@ func (f *Fetcher) fromUpstream(ctx context.Context, ref blob.Ref, reference stri
 	desc, body, err := f.cfg.Upstream.Manifest(ctx, ref, reference, cred.Token, cred.Accept)
 	if err != nil {
 		status, _ := f.classify(err)
-		err, _ = sortError(err, status)
+		_, err = sortError(err, status)
 		return Manifest{}, fmt.Errorf("ask %s for %s: %w", ref, reference, err)
 	}
 	f.metrics.add(FromUpstream, int64(len(body)))
@@ -264,7 +264,7 @@ func (f *Fetcher) keepBytes(ctx context.Context, d blob.Digest, body []byte) err
 	if err != nil {
 		return err
 	}
-	defer b.Close() //nolint:errcheck // committed, or of no matter
+	defer b.Close()
 	if b.Complete() {
 		return nil
 	}

@@ -87,12 +87,12 @@ func TestManifestByTagFromTheSupernode(t *testing.T) {
 			t.Errorf("neighbours get no proof of it: %+v", proof)
 		}
 		w.gateway.Fail(errors.New("connection refused"), -1)
-		time.Sleep(30 * time.Minute)
+		<-time.After(30 * time.Minute)
 		m, err = w.fetcher.Manifest(w.t.Context(), own, "latest", fetch.Cred{})
 		if err != nil || string(m.Body) != manifestBody || m.Age != 30*time.Minute {
 			t.Errorf("without the supernode: age %s, %v", m.Age, err)
 		}
-		time.Sleep(31 * time.Minute)
+		<-time.After(31 * time.Minute)
 		if _, err = w.fetcher.Manifest(w.t.Context(), own, "latest", fetch.Cred{}); !errors.Is(err, fetch.ErrUnavailable) {
 			t.Errorf("past the grace: %v", err)
 		}

@@ -81,7 +81,7 @@ func (fl *flight) refusal() error {
 		}
 	}
 	if r := fl.scouted.refused; r != nil {
-		err, _ := sortError(r, r.Status)
+		_, err := sortError(r, r.Status)
 		return fmt.Errorf("fetch %s: %w", fl.digest, err)
 	}
 	return nil
@@ -90,7 +90,7 @@ func (fl *flight) refusal() error {
 // leadFailed takes in an origin's error and says whether to go on with it.
 func (fl *flight) leadFailed(l *lead, err error) {
 	status, after := fl.f.classify(err)
-	err, kind := sortError(err, status)
+	kind, err := sortError(err, status)
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	l.fails++
@@ -264,7 +264,7 @@ func (fl *flight) readRun(ctx context.Context, b Blob, l *lead, part run, claime
 	if err != nil {
 		return err
 	}
-	defer rc.Close() //nolint:errcheck // only read
+	defer rc.Close()
 	if size >= 0 && size != b.Size() {
 		return fmt.Errorf("%w: the registry says %d bytes, %d were expected", ErrSize, size, b.Size())
 	}

@@ -19,7 +19,7 @@ const tail = 32 << 10
 // after a cut. A range that is the whole blob is verified: its tail is not
 // handed out before the digest is.
 type passage struct {
-	ctx   context.Context //nolint:containedctx // belongs to one reader
+	ctx   context.Context
 	f     *Fetcher
 	req   Request
 	rec   *record
@@ -90,7 +90,7 @@ func (p *passage) pull(buf []byte) (int, error) {
 			p.fails = 0
 			p.at += int64(n)
 			if p.sum != nil {
-				p.sum.Write(buf[:n]) //nolint:errcheck // a hash takes every byte
+				p.sum.Write(buf[:n])
 			}
 			return n, nil
 		}
@@ -98,7 +98,7 @@ func (p *passage) pull(buf []byte) (int, error) {
 			continue
 		}
 		if p.body != nil {
-			p.body.Close() //nolint:errcheck // only read
+			p.body.Close()
 			p.body = nil
 		}
 		if err := p.pause(err); err != nil {
@@ -137,7 +137,7 @@ func (p *passage) pause(err error) error {
 		err = io.ErrUnexpectedEOF
 	}
 	status, after := p.f.classify(err)
-	err, kind := sortError(err, status)
+	kind, err := sortError(err, status)
 	wait := max(after, retryFirst<<min(p.fails, 8))
 	p.fails++
 	if kind != passing || errors.Is(err, ErrSize) || p.fails >= retriesMost || wait > retryLongest {

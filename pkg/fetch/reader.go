@@ -14,7 +14,7 @@ import (
 // otherwise as it grows. It is not safe for use by several goroutines at
 // once.
 type Reader struct {
-	ctx    context.Context //nolint:containedctx // a reader lives exactly as long as its request
+	ctx    context.Context
 	size   int64
 	at     int64 // place of the next byte
 	end    int64
@@ -163,7 +163,7 @@ func (r *Reader) mayGoPast(err error) bool {
 		return false
 	}
 	if r.src != nil {
-		r.src.Close() //nolint:errcheck // it has failed already
+		r.src.Close()
 	}
 	r.direct = true
 	r.fl.f.metrics.uncached.Inc()

@@ -28,13 +28,13 @@ func TestDiskFullStreamsThrough(t *testing.T) {
 				if err != nil || !bytes.Equal(append(got, rest...), w.data) {
 					t.Fatalf("%d bytes, %v", len(rest), err)
 				}
-				rd.Close() //nolint:errcheck // only read
+				rd.Close()
 				w.mustRead()
 				if n := bytes.Count(w.log.Bytes(), []byte("no room for blobs")); n != 1 {
 					t.Errorf("the log says %d times that there is no room:\n%s", n, w.log)
 				}
 				w.store.SetFull(false)
-				time.Sleep(time.Minute)
+				<-time.After(time.Minute)
 				w.mustRead()
 				if b := w.store.Blob(w.digest); b == nil || !b.Complete() {
 					t.Error("it is not kept although there is room again")
@@ -52,7 +52,7 @@ func TestDiskFullVerifiesWhatPasses(t *testing.T) {
 		w.origin.Put(w.digest, bad)
 	}, func(w *world) {
 		rd := w.open(w.request(), blob.Range{End: -1})
-		defer rd.Close() //nolint:errcheck // only read
+		defer rd.Close()
 		got, err := io.ReadAll(rd)
 		if !errors.Is(err, fetch.ErrBadDigest) || len(got) >= len(w.data) {
 			t.Errorf("%d of %d bytes, %v", len(got), len(w.data), err)
@@ -74,14 +74,14 @@ func TestLyingUpstream(t *testing.T) {
 			t.Error("something was kept")
 		}
 		requests, _, _ := w.origin.Served()
-		time.Sleep(50 * time.Second)
+		<-time.After(50 * time.Second)
 		if err := w.read(w.request(), blob.Range{End: -1}); !errors.Is(err, fetch.ErrNotFound) {
 			t.Errorf("got %v", err)
 		}
 		if again, _, _ := w.origin.Served(); again != requests {
 			t.Error("upstream was asked again within the minute")
 		}
-		time.Sleep(15 * time.Second)
+		<-time.After(15 * time.Second)
 		w.origin.Put(w.digest, w.data)
 		w.mustRead()
 	})
@@ -131,7 +131,7 @@ func TestMissingUpstreamIsRememberedShortly(t *testing.T) {
 		if requests, _, _ := w.origin.Served(); requests != 1 {
 			t.Errorf("upstream was asked %d times", requests)
 		}
-		time.Sleep(11 * time.Second)
+		<-time.After(11 * time.Second)
 		w.mustRead()
 	})
 }

@@ -74,7 +74,7 @@ func TestAFlightGoesOnAfterARestart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close() //nolint:errcheck // only read
+		defer c.Close()
 		if m, _, _ := c.Proof(); m == nil || m.Check(fetchtest.Verify) != nil {
 			t.Errorf("map %+v", m)
 		}
@@ -89,7 +89,7 @@ func TestAFlightGoesOnAfterARestart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer r.Close() //nolint:errcheck // only read
+		defer r.Close()
 		if got, err := io.ReadAll(r); err != nil || string(got) != string(data[1:]) {
 			t.Errorf("%d bytes, %v", len(got), err)
 		}

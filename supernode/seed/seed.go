@@ -252,7 +252,7 @@ func (s *Seed) own(ctx context.Context, d blob.Digest) Status {
 	c, err := s.cfg.Own(ctx, d)
 	switch {
 	case err == nil:
-		c.Close() //nolint:errcheck // nothing was read
+		c.Close()
 		return Status{State: Has}
 	case errors.Is(err, blob.ErrNotHeld):
 		return Status{State: Refused, RefusedStatus: http.StatusNotFound, RefusedReason: "no repository here holds it"}
@@ -266,7 +266,7 @@ func (s *Seed) holds(d blob.Digest) bool {
 	if err != nil {
 		return false
 	}
-	defer b.Close() //nolint:errcheck // nothing was read
+	defer b.Close()
 	return b.Complete()
 }
 

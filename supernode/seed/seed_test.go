@@ -121,7 +121,7 @@ func onGround(t *testing.T, change func(*ground, *seed.Config), run func(g *grou
 			change(g, &cfg)
 		}
 		g.seed = seed.New(cfg)
-		defer g.seed.Close() //nolint:errcheck // it returns nil
+		defer g.seed.Close()
 		run(g)
 	})
 }
@@ -138,7 +138,7 @@ func (g *ground) pieces() int {
 	if err != nil {
 		return 0
 	}
-	defer c.Close() //nolint:errcheck // nothing was read
+	defer c.Close()
 	have, _ := c.Progress()
 	return have.Count()
 }
@@ -150,12 +150,12 @@ func TestOneFetchForEverybodyAndPiecesOnTheWay(t *testing.T) {
 				t.Fatalf("status %+v", st)
 			}
 		}
-		time.Sleep(300 * time.Millisecond)
+		<-time.After(300 * time.Millisecond)
 		synctest.Wait()
 		if n := g.pieces(); n < 8 || n > 20 {
 			t.Errorf("%d pieces may be served half way", n)
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		synctest.Wait()
 		if _, n, _ := g.out.Served(); n != int64(len(g.data)) {
 			t.Errorf("upstream gave %d bytes of %d", n, len(g.data))
@@ -189,7 +189,7 @@ func TestRefusals(t *testing.T) {
 		if st := g.ensure("good"); st.State != seed.Has {
 			t.Errorf("with a token: %+v", st)
 		}
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		synctest.Wait()
 		if g.pieces() != 30 {
 			t.Error("one reader's refusal stopped the other's flight")
@@ -221,20 +221,20 @@ func TestMissingAndFailing(t *testing.T) {
 		}
 		g.out.Fail(&upstream.RetryError{Status: 429, After: 10 * time.Minute}, 1)
 		g.ensure("")
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		synctest.Wait()
 		if st := g.ensure(""); st.State != seed.Failed {
 			t.Errorf("upstream asks for a pause: %+v", st)
 		}
 		requests, _, _ := g.out.Served()
-		time.Sleep(5 * time.Minute)
+		<-time.After(5 * time.Minute)
 		g.ensure("")
 		if again, _, _ := g.out.Served(); again != requests {
 			t.Error("upstream is asked before the pause that it named is over")
 		}
-		time.Sleep(6 * time.Minute)
+		<-time.After(6 * time.Minute)
 		g.ensure("")
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		synctest.Wait()
 		if g.pieces() != 30 {
 			t.Error("upstream is not asked again after its pause")
@@ -248,7 +248,7 @@ func TestLyingUpstreamIsRefutedForEverybody(t *testing.T) {
 		bad[0] ^= 1
 		g.out.Put(g.digest, bad)
 		g.ensure("")
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		synctest.Wait()
 		if st := g.ensure("other"); st.State != seed.Refused || st.RefusedStatus != 404 {
 			t.Errorf("status %+v", st)
@@ -265,7 +265,7 @@ func TestAWrongSizeOfANodeDoesNotStopOthers(t *testing.T) {
 		w.Size = 4711
 		g.seed.Ensure(g.t.Context(), w)
 		synctest.Wait()
-		time.Sleep(3 * time.Second)
+		<-time.After(3 * time.Second)
 		synctest.Wait()
 		if st := g.ensure(""); st.State != seed.Has || g.pieces() != 30 {
 			t.Errorf("status %+v, %d pieces", st, g.pieces())
@@ -287,7 +287,7 @@ func TestOwnAndUnknown(t *testing.T) {
 	own, ownDigest := fetchtest.Bytes(3, 100)
 	onGround(t, func(g *ground, cfg *seed.Config) {
 		b, _ := g.store.Create(ownDigest, 100)
-		b.PutPiece(0, bytes.NewReader(own), nil) //nolint:errcheck // looked at below
+		b.PutPiece(0, bytes.NewReader(own), nil)
 		cfg.Own = func(_ context.Context, d blob.Digest) (seed.Content, error) {
 			if d != ownDigest {
 				return nil, blob.ErrNotHeld
@@ -339,21 +339,21 @@ func TestTagsAreRevalidatedOrStale(t *testing.T) {
 			t.Errorf("record %+v", m.Record)
 		}
 		second := g.tag("latest", `{"schemaVersion":2,"annotations":{}}`)
-		time.Sleep(5 * time.Second)
+		<-time.After(5 * time.Second)
 		if m, _ = g.seed.Manifest(g.t.Context(), member, ref, "latest"); m.Descriptor.Digest != first.Digest || m.Age != 5*time.Second {
 			t.Errorf("within the freshness: %s, age %s", m.Descriptor.Digest, m.Age)
 		}
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		if m, _ = g.seed.Manifest(g.t.Context(), member, ref, "latest"); m.Descriptor.Digest != second.Digest || m.Age != 0 {
 			t.Errorf("after it: %s, age %s", m.Descriptor.Digest, m.Age)
 		}
 		g.out.set(func(o *outside) { o.down = true })
-		time.Sleep(30 * time.Minute)
+		<-time.After(30 * time.Minute)
 		m, err = g.seed.Manifest(g.t.Context(), member, ref, "latest")
 		if err != nil || m.Descriptor.Digest != second.Digest || m.Age != 30*time.Minute {
 			t.Errorf("registry down: %s, age %s, %v", m.Descriptor.Digest, m.Age, err)
 		}
-		time.Sleep(31 * time.Minute)
+		<-time.After(31 * time.Minute)
 		if _, err = g.seed.Manifest(g.t.Context(), member, ref, "latest"); !errors.Is(err, fetch.ErrUnavailable) {
 			t.Errorf("past the policy: %v", err)
 		}
@@ -397,7 +397,7 @@ func TestReadThrough(t *testing.T) {
 					errs <- err
 					return
 				}
-				defer r.Close() //nolint:errcheck // only read
+				defer r.Close()
 				got, err := io.ReadAll(r)
 				if err == nil && !bytes.Equal(got, g.data[part.Start:]) {
 					err = errors.New("wrong bytes")

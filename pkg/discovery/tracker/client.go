@@ -207,7 +207,7 @@ func (c *Client) Run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		wait, urgent := c.next(last)
+		wait, _ := c.next(last)
 		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
@@ -223,7 +223,7 @@ func (c *Client) Run(ctx context.Context) {
 			if !pause(ctx, gather) {
 				return
 			}
-			if _, urgent = c.next(last); !urgent {
+			if _, now := c.next(last); !now {
 				continue
 			}
 		case <-timer.C:

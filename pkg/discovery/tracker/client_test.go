@@ -163,7 +163,7 @@ func TestAWantIsAnsweredAndAnnouncedAgain(t *testing.T) {
 		if took := time.Since(began); took > 100*time.Millisecond {
 			t.Errorf("the first answer took %s", took)
 		}
-		time.Sleep(3500 * time.Millisecond)
+		<-time.After(3500 * time.Millisecond)
 		if a, b := <-list, <-list; a.OriginBytes+b.OriginBytes != 21 {
 			t.Errorf("three grants that waited make %d and %d bytes", a.OriginBytes, b.OriginBytes)
 		}
@@ -172,7 +172,7 @@ func TestAWantIsAnsweredAndAnnouncedAgain(t *testing.T) {
 		}
 		synctest.Wait()
 		before := len(one.said(shoalv1.Announcement_WANTS))
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		if after := len(one.said(shoalv1.Announcement_WANTS)); after != before || before != 4 {
 			t.Errorf("announced %d times, then %d", before, after)
 		}
@@ -226,7 +226,7 @@ func TestSilence(t *testing.T) {
 				if took := time.Since(began); took > c.within {
 					t.Errorf("silence was noticed after %s", took)
 				}
-				time.Sleep(10 * time.Second)
+				<-time.After(10 * time.Second)
 				<-list
 				began = time.Now()
 				second := client.Find(ctx, blob.Want{Digest: digestB, Size: 1})
@@ -275,22 +275,22 @@ func TestNewsOfTheStore(t *testing.T) {
 		cfg.Events = events
 		cfg.Holdings = func() []Held { return held }
 	}, func(_ context.Context, _ *Client, one, _ *supernode) {
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		if got := one.said(shoalv1.Announcement_COMPLETE); !slices.Equal(got, []string{string(digestA)}) {
 			t.Errorf("a new tracker is told %v", got)
 		}
 		events <- Held{Digest: digestB, Size: 5}
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		if got := one.said(shoalv1.Announcement_COMPLETE); !slices.Contains(got, string(digestB)) {
 			t.Errorf("a commit is not announced: %v", got)
 		}
 		events <- Held{Digest: digestB, Gone: true}
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		if got := one.said(shoalv1.Announcement_GONE); !slices.Equal(got, []string{string(digestB)}) {
 			t.Errorf("a removal is not announced: %v", got)
 		}
 		before := len(one.said(shoalv1.Announcement_COMPLETE))
-		time.Sleep(5 * time.Minute)
+		<-time.After(5 * time.Minute)
 		if after := len(one.said(shoalv1.Announcement_COMPLETE)); after != before {
 			t.Error("what a tracker knows is told again and again")
 		}
@@ -298,7 +298,7 @@ func TestNewsOfTheStore(t *testing.T) {
 			t.Errorf("%d signs of life in five minutes", n)
 		}
 		one.set(func(s *supernode) { s.epoch = 9 })
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		if after := len(one.said(shoalv1.Announcement_COMPLETE)); after != before+1 {
 			t.Errorf("a tracker that forgot is told %d holdings", after-before)
 		}
@@ -308,13 +308,13 @@ func TestNewsOfTheStore(t *testing.T) {
 func TestNewsSurvivesSilence(t *testing.T) {
 	var events chan Held
 	talk(t, func(cfg *Config) { events = make(chan Held); cfg.Events = events }, func(_ context.Context, _ *Client, one, two *supernode) {
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		one.set(func(s *supernode) { s.down = true })
 		two.set(func(s *supernode) { s.down = true })
 		events <- Held{Digest: digestB, Size: 5}
-		time.Sleep(20 * time.Second)
+		<-time.After(20 * time.Second)
 		two.set(func(s *supernode) { s.down = false })
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		if got := two.said(shoalv1.Announcement_COMPLETE); !slices.Equal(got, []string{string(digestB)}) {
 			t.Errorf("announced %v", got)
 		}

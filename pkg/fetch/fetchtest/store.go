@@ -163,7 +163,7 @@ func (b *Blob) PutPiece(i int, r io.Reader, want *blob.PieceHash) (blob.PieceHas
 		return blob.PieceHash{}, fmt.Errorf("piece %d: %w", i, err)
 	}
 	hasher := blob.NewPieceHasher(b.Size())
-	hasher.Write(buf) //nolint:errcheck // a hash takes every byte
+	hasher.Write(buf) //nolint:errcheck // it takes or gives every byte
 	h = hasher.Sum()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -298,7 +298,7 @@ func (b *Blob) NewReader(ctx context.Context, r blob.Range) io.ReadCloser {
 
 // reader tails a growing blob.
 type reader struct {
-	ctx     context.Context //nolint:containedctx // a reader is as long as its request
+	ctx     context.Context
 	b       *Blob
 	at, end int64
 	failed  error // guarded by Blob.mu
