@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -142,28 +143,59 @@ func (h *house) serveUpstream(link netns.Link, img v1.Image) {
 	h.t.Cleanup(func() { server.Close() })
 }
 
-// logs shows the ends of all logs after a failure, or copies them whole to
-// $SHOAL_LOGS.
+// logs shows the ends of all logs after a failure. With $SHOAL_LOGS it also
+// writes them there whole, with the goroutines and counters of what still
+// runs.
 func (h *house) logs() {
 	if !h.t.Failed() {
 		return
 	}
 	if to := os.Getenv("SHOAL_LOGS"); to != "" {
-		for _, host := range h.net.Hosts() {
-			files, _ := filepath.Glob(filepath.Join(host.Dir, "*.log"))
-			for _, f := range files {
-				raw, _ := os.ReadFile(f)
-				_ = os.MkdirAll(filepath.Join(to, h.t.Name()), 0o755)
-				_ = os.WriteFile(filepath.Join(to, h.t.Name(), host.Name+"-"+filepath.Base(f)), raw, 0o644)
-			}
-		}
+		h.save(filepath.Join(to, h.t.Name()))
 	}
 	if h.supernode != nil && h.supernode.Process != nil {
 		h.t.Logf("supernode's log ends:\n%s", h.supernode.Tail(15))
 	}
 	for _, a := range h.agents {
 		if a != nil && a.Process != nil {
-			h.t.Logf("%s's log ends:\n%s", a.Host.Name, a.Tail(2))
+			h.t.Logf("%s's log ends:\n%s", a.Host.Name, a.Tail(3))
+		}
+	}
+}
+
+func (h *house) save(to string) {
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		h.t.Log(err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	write := func(name string, raw []byte) {
+		if err := os.WriteFile(filepath.Join(to, name), raw, 0o644); err != nil {
+			h.t.Log(err)
+		}
+	}
+	for _, host := range h.net.Hosts() {
+		files, _ := filepath.Glob(filepath.Join(host.Dir, "*.log"))
+		for _, f := range files {
+			if raw, err := os.ReadFile(f); err == nil {
+				write(host.Name+"-"+filepath.Base(f), raw)
+			}
+		}
+		for _, port := range []string{"9090", "9091"} {
+			for name, page := range map[string]string{"goroutines": "/debug/pprof/goroutine?debug=1", "metrics": "/metrics"} {
+				req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+port+page, nil)
+				if err != nil {
+					continue
+				}
+				client := host.HTTP()
+				client.Timeout = 2 * time.Second
+				if resp, err := client.Do(req); err == nil {
+					raw, _ := io.ReadAll(resp.Body)
+					resp.Body.Close()
+					write(host.Name+"-"+name+".txt", raw)
+				}
+			}
 		}
 	}
 }
