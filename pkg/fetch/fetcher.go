@@ -2,13 +2,14 @@ package fetch
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/shoalproject/shoal/pkg/blob"
 
@@ -88,6 +89,8 @@ type Fetcher struct {
 	once     *fullNotice
 
 	gatewayDown pausing
+	sizes       sizes
+	stats       singleflight.Group
 
 	mu      sync.Mutex // guards what follows
 	flights map[blob.Digest]*flight
@@ -196,60 +199,6 @@ func (f *Fetcher) whole(d blob.Digest) (file *os.File, kind string, size int64, 
 	return file, FromContainerd, info.Size(), true
 }
 
-// Stat says how many bytes the blob has, without fetching them where that can
-// be helped.
-func (f *Fetcher) Stat(ctx context.Context, req Request) (int64, error) {
-	if file, _, size, ok := f.whole(req.Digest); ok {
-		file.Close()
-		return size, nil
-	}
-	if err := f.refusals.find(req); err != nil {
-		return 0, err
-	}
-	if size, ok := f.ledger.size(req.Digest); ok {
-		return size, nil
-	}
-	if size, err := f.statSource(ctx, req); err == nil {
-		return size, nil
-	} else if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied) {
-		return 0, err
-	}
-	fl, err := f.join(ctx, req)
-	if err != nil {
-		return 0, err
-	}
-	defer fl.leave()
-	return fl.waitSize(ctx)
-}
-
-// statSource asks the supernode, which knows its own images and asks
-// upstream once for everybody, or else upstream.
-func (f *Fetcher) statSource(ctx context.Context, req Request) (int64, error) {
-	src, _ := f.source(req.Ref)
-	if f.cfg.Gateway != nil {
-		src = f.cfg.Gateway
-	}
-	if src == nil {
-		return 0, fmt.Errorf("%w: nobody to ask for the size of %s", ErrUnavailable, req.Digest)
-	}
-	return f.askSize(ctx, src, blob.Origin{Ref: req.Ref, Token: req.OriginToken}, req.Digest)
-}
-
-// askSize learns a blob's size from an HTTP source by asking for one byte.
-func (f *Fetcher) askSize(ctx context.Context, src Source, o blob.Origin, d blob.Digest) (int64, error) {
-	rc, size, err := src.Blob(ctx, o.Ref, d, blob.Range{Start: 0, End: 1}, o.Token)
-	if err != nil {
-		status, _ := f.classify(err)
-		_, err = sortError(err, status)
-		return 0, fmt.Errorf("ask for the size of %s: %w", d, err)
-	}
-	rc.Close()
-	if size < 0 {
-		return 0, fmt.Errorf("%w: the registry does not say the size of %s", ErrUnavailable, d)
-	}
-	return size, nil
-}
-
 // source is the HTTP source for a reference: the registry outside, or for the
 // supernode's own images the supernode.
 func (f *Fetcher) source(ref blob.Ref) (Source, road) {
@@ -308,7 +257,7 @@ func (f *Fetcher) join(ctx context.Context, req Request) (*flight, error) {
 		req.Class = "wait"
 	}
 	if req.Size < 0 {
-		if size, ok := f.ledger.size(req.Digest); ok {
+		if size, ok := f.knownSize(req.Digest); ok {
 			req.Size = size
 		}
 	}

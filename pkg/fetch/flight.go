@@ -170,6 +170,7 @@ func (fl *flight) note(err error) {
 	case errors.Is(err, blob.ErrFull):
 	case errors.Is(err, ErrSize):
 		fl.f.ledger.forgetSize(fl.digest)
+		fl.f.sizes.forget(fl.digest)
 		log.Warn("blob not fetched", "err", err)
 	case errors.Is(err, ErrBadDigest):
 		fl.f.refusals.refuted(fl.digest, err)

@@ -13,7 +13,7 @@ const (
 	stall = time.Second
 	// dhtWait is for how long the DHT may look for a first neighbour before
 	// the origin is asked, when no tracker answers.
-	dhtWait = 700 * time.Millisecond
+	dhtWait = time.Second
 	// relayWait is for how long no neighbour may be reached before a blob of
 	// the supernode's own registry is read over its HTTPS port.
 	relayWait = 2 * time.Second
@@ -29,7 +29,7 @@ const (
 	lookAgain = 250 * time.Millisecond
 	// jitterMost is the longest that a host without a tracker waits, so that
 	// many do not go upstream in the same instant.
-	jitterMost = 300 * time.Millisecond
+	jitterMost = 400 * time.Millisecond
 )
 
 // voice is what is known of a finder.

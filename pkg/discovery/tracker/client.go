@@ -21,7 +21,7 @@ const (
 	// that the tracker is silent.
 	answerWithin = 500 * time.Millisecond
 	// callWithin bounds one call to one supernode.
-	callWithin = time.Second
+	callWithin = 2 * time.Second
 	// gather is how long the loop waits for more to say after a new want.
 	gather = 10 * time.Millisecond
 	// spacing is the shortest time between two requests, new wants excepted.
