@@ -22,8 +22,14 @@ import (
 	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
 )
 
-// stopWithin is how long requests in progress may take when the agent stops.
-const stopWithin = 5 * time.Second
+const (
+	// stopWithin is how long local requests in progress may take when the
+	// agent stops, stopPiecesWithin those of neighbours.
+	stopWithin       = 5 * time.Second
+	stopPiecesWithin = time.Second
+
+	piecesName = "pieces"
+)
 
 func serve(ctx context.Context, c config, errOut io.Writer) error {
 	log := slog.New(slog.NewTextHandler(errOut, nil))
@@ -81,7 +87,8 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	group.Go(func() error {
 		<-ctx.Done()
-		return stop(listeners)
+		stop(listeners)
+		return nil
 	})
 	err = group.Wait()
 	orders.wait.Wait()
@@ -96,15 +103,25 @@ func (a *agent) hello() *shoalv1.WatchRequest {
 	return hello
 }
 
-func stop(listeners []listener) error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
-	defer cancel()
+// stop lets requests in progress end. Neighbours are not waited for as long
+// as local readers are: they have others to ask.
+func stop(listeners []listener) {
+	var group errgroup.Group
 	for _, l := range listeners {
-		if err := l.server.Shutdown(ctx); err != nil {
-			l.server.Close() //nolint:errcheck // what did not end in time is cut
-		}
+		group.Go(func() error {
+			within := stopWithin
+			if l.name == piecesName {
+				within = stopPiecesWithin
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), within)
+			defer cancel()
+			if l.server.Shutdown(ctx) != nil {
+				l.server.Close() //nolint:errcheck // what did not end in time is cut
+			}
+			return nil
+		})
 	}
-	return nil
+	group.Wait() //nolint:errcheck // none returns one
 }
 
 // listeners opens every address before any of them is served, so that a port
@@ -125,7 +142,7 @@ func (a *agent) listeners(ctx context.Context) ([]listener, error) {
 	pieces := swarm.HTTPServer(a.pieces)
 	pieces.ErrorLog = slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)
 	member := func(l net.Listener) net.Listener { return a.node.Listener(swarm.Listen(l)) }
-	err := add("pieces", "swarm-listen", a.config.SwarmListen, member, pieces)
+	err := add(piecesName, "swarm-listen", a.config.SwarmListen, member, pieces)
 	if err == nil {
 		err = add("mirror", "mirror", a.config.Mirror, nil, mirror.NewServer(a.mirror(""), a.log))
 	}

@@ -27,8 +27,12 @@ import (
 )
 
 const (
-	// stopWithin is how long requests in progress may take at the end.
-	stopWithin = 10 * time.Second
+	// stopWithin is how long requests in progress may take at the end,
+	// stopPiecesWithin those of the swarm.
+	stopWithin       = 10 * time.Second
+	stopPiecesWithin = time.Second
+
+	piecesName = "pieces"
 	// headersWithin bounds how long a client may take to send its headers.
 	headersWithin = 10 * time.Second
 	// idleFor is how long a connection may wait for its next request.
@@ -191,12 +195,18 @@ func (h *house) run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// stop lets requests in progress end. Agents are not waited for as long as
+// other clients are: they have neighbours to ask.
 func stop(listeners []listener) {
-	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
-	defer cancel()
 	var group errgroup.Group
 	for _, l := range listeners {
 		group.Go(func() error {
+			within := stopWithin
+			if l.name == piecesName {
+				within = stopPiecesWithin
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), within)
+			defer cancel()
 			if l.server.Shutdown(ctx) != nil {
 				l.server.Close() //nolint:errcheck // what did not end in time is cut
 			}
@@ -272,7 +282,7 @@ func (h *house) listeners(ctx context.Context) ([]listener, error) {
 		add("registry", "listen", h.config.Listen, secure, &http.Server{
 			Handler: public, ReadHeaderTimeout: headersWithin, IdleTimeout: idleFor, MaxHeaderBytes: 64 << 10,
 		}),
-		add("pieces", "swarm-listen", h.config.SwarmListen, member, swarm.HTTPServer(api.Members(h.api))),
+		add(piecesName, "swarm-listen", h.config.SwarmListen, member, swarm.HTTPServer(api.Members(h.api))),
 		add("metrics", "metrics-listen", h.config.MetricsListen, nil, insides),
 	)
 	if err != nil {

@@ -4,6 +4,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,12 +42,13 @@ type Supernode struct {
 // SupernodeOptions say how a supernode differs from the plain one.
 type SupernodeOptions struct {
 	Upstreams map[string]string // URL of each registry outside, by name
+	Password  string            // of AdminUser; empty takes one that tests may know
 	Args      []string          // further flags
 }
 
 // StartSupernode starts a supernode and waits until it is ready.
 func StartSupernode(ctx context.Context, bin string, h *netns.Host, o SupernodeOptions) (*Supernode, error) {
-	s := &Supernode{Host: h, Bin: bin, Data: filepath.Join(h.Dir, "supernode"), Password: "correct horse battery staple"}
+	s := &Supernode{Host: h, Bin: bin, Data: filepath.Join(h.Dir, "supernode"), Password: cmp.Or(o.Password, "correct horse battery staple")}
 	password := filepath.Join(h.Dir, "admin-password")
 	config := filepath.Join(h.Dir, "supernode.yaml")
 	var yaml strings.Builder

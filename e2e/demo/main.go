@@ -1,7 +1,7 @@
 // Command demo shows the whole of Shoal on one host: a supernode and four
 // agents on loopback, an image that is pushed once and pulled through all four
 // at once, and where each agent's bytes came from. It needs neither root nor a
-// container engine.
+// container engine; where Docker runs, it pulls through an agent as well.
 package main
 
 import (
@@ -16,11 +16,12 @@ import (
 	"time"
 )
 
-// agents is how many hosts the demo has.
-const agents = 4
-
-// bound is how long the demo may take before it calls itself failed.
-const bound = 3 * time.Minute
+const (
+	// agents is how many hosts the demo has.
+	agents = 4
+	// bound is how long the demo may take before it calls itself failed.
+	bound = 3 * time.Minute
+)
 
 func main() {
 	once := flag.Bool("once", false, "report and stop; the exit status says whether all of it held")
@@ -49,26 +50,28 @@ func run(ctx context.Context, bin string, once bool) error {
 	h := &house{bin: bin, dir: dir}
 	defer h.close()
 
+	// The processes live as long as ctx; only showing is bounded.
 	bounded, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	if err := h.show(bounded); err != nil {
+	if err := h.show(ctx, bounded); err != nil {
 		return errors.Join(err, h.logs())
 	}
 	if once {
 		return nil
 	}
+	agent := h.agents[0]
 	fmt.Printf(`
-Open http://%s in a browser: user admin, password %s
+Open %s in a browser: user admin, password %s
 Pull it yourself:       docker login %[3]s && docker pull %[3]s/%[4]s
 Where bytes came from:  %[5]s --agent %[6]s pull-report --last
 
 Ctrl-C stops everything and cleans up.
-`, h.registry, h.password, h.hosts[0].mirror, imageName, filepath.Join(bin, "dfget"), h.hosts[0].socket())
+`, h.supernode.URL, h.supernode.Password, host(agent.Mirror), imageName, filepath.Join(bin, "dfget"), filepath.Join(agent.Data, "agent.sock"))
 	select {
 	case <-ctx.Done():
 		fmt.Println("\nStopping.")
-	case name := <-h.died:
-		return errors.Join(fmt.Errorf("%s ended by itself", name), h.logs())
+	case <-h.supernode.Done():
+		return errors.Join(errors.New("the supernode ended by itself"), h.logs())
 	}
 	return nil
 }

@@ -2,17 +2,15 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
-	"path/filepath"
+	"strings"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/shoalproject/shoal/e2e/cluster"
 	"github.com/shoalproject/shoal/e2e/image"
 	"github.com/shoalproject/shoal/e2e/pull"
 )
@@ -20,21 +18,20 @@ import (
 const (
 	repository = "demo/app"
 	imageName  = repository + ":v1"
+	line       = "hello from the swarm"
 	mib        = 1 << 20
 )
 
-// show does all of it, in the order in which it is told.
-func (h *house) show(ctx context.Context) error {
+// show does all of it, in the order in which it is told. The processes that
+// it starts live as long as life.
+func (h *house) show(life, ctx context.Context) error {
 	step("Starting a supernode and %d agents on this host", agents)
-	if err := h.startSupernode(ctx); err != nil {
-		return err
-	}
-	if err := h.startAgents(ctx); err != nil {
+	if err := h.start(life); err != nil {
 		return err
 	}
 	step("Making an image: a small program and 3 layers of random bytes")
 	img, err := image.Build(ctx, image.Spec{
-		Line: "hello from the swarm", Layers: []int64{48 * mib, 24 * mib, 8 * mib}, Seed: uint64(time.Now().UnixNano()),
+		Line: line, Layers: []int64{48 * mib, 24 * mib, 8 * mib}, Seed: uint64(time.Now().UnixNano()),
 	})
 	if err != nil {
 		return fmt.Errorf("make the image: %w", err)
@@ -43,28 +40,27 @@ func (h *house) show(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ref, err := name.ParseReference(h.registry+"/"+imageName, name.Insecure)
+	digest, err := img.Digest()
 	if err != nil {
 		return err
 	}
 	began := time.Now()
-	login := &authn.Basic{Username: "admin", Password: h.password}
-	if err := remote.Write(ref, img, remote.WithContext(ctx), remote.WithAuth(login)); err != nil {
-		return fmt.Errorf("push %s: %w", ref, err)
+	if err := h.supernode.Push(ctx, repository, "v1", img); err != nil {
+		return err
 	}
 	step("Pushed %s: %.1f MB in %.2f s", imageName, float64(size)/1e6, time.Since(began).Seconds())
 
 	step("Pulling it through all %d agents at once", agents)
 	results := make([]pull.Result, agents)
 	var group errgroup.Group
-	for i, host := range h.hosts {
+	for i, a := range h.agents {
 		group.Go(func() (err error) {
 			results[i], err = pull.Pull(ctx, pull.Image{
-				Base: "http://" + host.mirror, Repository: repository, Reference: "v1",
-				User: "admin", Password: h.password, Verify: true,
+				Base: a.Mirror, Repository: repository, Reference: "v1",
+				User: cluster.AdminUser, Password: h.supernode.Password, Verify: true,
 			})
 			if err != nil {
-				return fmt.Errorf("pull through %s: %w", host.name, err)
+				return fmt.Errorf("pull through %s: %w", a.Host.Name, err)
 			}
 			return nil
 		})
@@ -72,71 +68,65 @@ func (h *house) show(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	digest, err := img.Digest()
-	if err != nil {
+	if err := h.report(ctx, results, digest.String(), size); err != nil {
 		return err
 	}
-	return h.report(ctx, results, digest.String(), size)
+	return h.docker(ctx)
 }
-
-// sources are a pull's bytes by where they came from.
-type sources map[string]int64
 
 // report prints who got what from where and fails unless it all adds up.
 func (h *house) report(ctx context.Context, results []pull.Result, digest string, size int64) error {
 	fmt.Printf("\n  %-9s %8s  %12s  %12s  %12s\n", "agent", "seconds", "from peers", "from seed", "other")
 	var fromSeed, fromPeers int64
-	for i, host := range h.hosts {
-		got, err := h.pullReport(ctx, host)
+	for i, a := range h.agents {
+		if results[i].Digest != digest || results[i].Bytes != size {
+			return fmt.Errorf("%s got %d bytes of %s, not %d of %s", a.Host.Name, results[i].Bytes, results[i].Digest, size, digest)
+		}
+		told, err := a.PullReport(ctx, "")
 		if err != nil {
 			return err
 		}
-		if results[i].Digest != digest || results[i].Bytes != size {
-			return fmt.Errorf("%s got %d bytes of %s, not %d of %s", host.name, results[i].Bytes, results[i].Digest, size, digest)
-		}
+		got := told.BySource()
 		other := int64(0)
 		for kind, n := range got {
 			if kind != "peer" && kind != "supernode" {
 				other += n
 			}
 		}
-		fmt.Printf("  %-9s %8.2f  %9.1f MB  %9.1f MB  %9.1f MB\n", host.name, results[i].Done.Sub(results[i].Began).Seconds(),
+		fmt.Printf("  %-9s %8.2f  %9.1f MB  %9.1f MB  %9.1f MB\n", a.Host.Name, results[i].Done.Sub(results[i].Began).Seconds(),
 			float64(got["peer"])/1e6, float64(got["supernode"])/1e6, float64(other)/1e6)
 		fromSeed += got["supernode"]
 		fromPeers += got["peer"]
 	}
-	fmt.Printf("\n  The supernode sent %.2f copies of the image to %d hosts; the rest came from neighbours.\n",
+	fmt.Printf("\n  The supernode sent %.2f copies of the image to %d hosts; the rest came from neighbours.\n\n",
 		float64(fromSeed)/float64(size), agents)
 	if fromPeers == 0 {
-		return fmt.Errorf("no byte came from a neighbour: this was no swarm")
+		return errors.New("no byte came from a neighbour: this was no swarm")
 	}
 	return nil
 }
 
-// pullReport asks dfget, as a person would.
-func (h *house) pullReport(ctx context.Context, host host) (sources, error) {
-	out, err := exec.CommandContext(ctx, filepath.Join(h.bin, "dfget"), "--agent", host.socket(), "--json", "pull-report", "--last").Output()
-	if err != nil {
-		return nil, fmt.Errorf("ask %s where its bytes came from: %w", host.name, err)
+// docker pulls and runs the image with Docker where one answers.
+func (h *house) docker(ctx context.Context) error {
+	if err := exec.CommandContext(ctx, "docker", "version").Run(); err != nil {
+		step("No Docker answers on this host: that part is left out")
+		return nil
 	}
-	var parsed struct {
-		Blobs []struct {
-			Sources []struct {
-				Kind  string
-				Bytes int64 `json:",string"`
-			}
-		}
+	mirror := host(h.agents[0].Mirror)
+	ref := mirror + "/" + imageName
+	login := exec.CommandContext(ctx, "docker", "login", mirror, "--username", cluster.AdminUser, "--password-stdin")
+	login.Stdin = strings.NewReader(h.supernode.Password)
+	if out, err := login.CombinedOutput(); err != nil {
+		return fmt.Errorf("docker login: %w: %s", err, out)
 	}
-	if err := json.Unmarshal(out, &parsed); err != nil {
-		return nil, fmt.Errorf("read the pull report of %s: %w", host.name, err)
+	defer exec.CommandContext(ctx, "docker", "logout", mirror).Run()         //nolint:errcheck // a courtesy
+	defer exec.CommandContext(ctx, "docker", "image", "rm", "-f", ref).Run() //nolint:errcheck // a courtesy
+	out, err := exec.CommandContext(ctx, "docker", "run", "--rm", "--network", "none", ref).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), line) {
+		return fmt.Errorf("docker run %s: %w: %s", ref, err, out)
 	}
-	got := sources{}
-	for _, b := range parsed.Blobs {
-		for _, s := range b.Sources {
-			got[s.Kind] += s.Bytes
-		}
-	}
-	return got, nil
+	step("Docker pulled %s through agent-1 and ran it: %s", ref, line)
+	return nil
 }
 
 func step(format string, args ...any) {
