@@ -125,8 +125,11 @@ func (g *Registry) collectRepositories(ctx context.Context, report *GCReport) er
 
 // collectLinks unlinks the blobs that no manifest of the repository names and
 // no lease protects. A manifest that is put after its record was passed by
-// here has renewed the leases before, and these are read afterwards.
+// here has leases that outlive the start of this by half of Config.Lease.
+// Hence leases count as of the start, and a collection that was held up for
+// long, by a sleeping machine say, gives up.
 func (g *Registry) collectLinks(ctx context.Context, repository string, report *GCReport) error {
+	start := g.Now()
 	named := map[blob.Digest]bool{}
 	for v, err := range meta.Scan(ctx, g.Meta, keyManifest(repository, "")) {
 		var record manifestRecord
@@ -152,7 +155,10 @@ func (g *Registry) collectLinks(ctx context.Context, repository string, report *
 		if named[blob.Digest(name)] {
 			continue
 		}
-		skip, err := unlessOvertaken(g.collectLink(ctx, repository, blob.Digest(name), link, v.Revision))
+		skip, err := unlessOvertaken(g.collectLink(ctx, start, repository, blob.Digest(name), link, v.Revision))
+		if errors.Is(err, errHeldUp) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -163,14 +169,28 @@ func (g *Registry) collectLinks(ctx context.Context, repository string, report *
 	return nil
 }
 
-// collectLink removes a link, or gives meta.ErrConflict when it has a lease.
-func (g *Registry) collectLink(ctx context.Context, repository string, d blob.Digest, link linkRecord, revision meta.Revision) error {
+var errHeldUp = errors.New("the collection was held up")
+
+// leaseAsOf reads a lease and whether it ran at start. It gives errHeldUp when
+// what was looked at since start is too old to go by.
+func (g *Registry) leaseAsOf(ctx context.Context, start time.Time, repository string, d blob.Digest) (ran bool, revision meta.Revision, err error) {
+	lease, revision, err := get[leaseRecord](ctx, g.Meta, keyLease(repository, d))
+	if err == nil && g.Now().Sub(start) > g.Lease/4 {
+		g.Log.Warn("registry: a collection was held up and leaves the rest for the next", "repository", repository, "since", start)
+		err = errHeldUp
+	}
+	return lease.Until.After(start), revision, err
+}
+
+// collectLink removes a link, or gives meta.ErrConflict when it had a lease
+// at the start.
+func (g *Registry) collectLink(ctx context.Context, start time.Time, repository string, d blob.Digest, link linkRecord, revision meta.Revision) error {
 	return g.journal.try(ctx, func() (*change, error) {
-		lease, leased, err := get[leaseRecord](ctx, g.Meta, keyLease(repository, d))
+		ran, leased, err := g.leaseAsOf(ctx, start, repository, d)
 		if err != nil {
 			return nil, err
 		}
-		if lease.Until.After(g.Now()) {
+		if ran {
 			return nil, meta.ErrConflict
 		}
 		c := unlink(repository, d, link, revision)
@@ -182,6 +202,7 @@ func (g *Registry) collectLink(ctx context.Context, repository string, d blob.Di
 // collectUntagged deletes the old manifests that nothing leads to: no tag, no
 // index, and no subject that stays.
 func (g *Registry) collectUntagged(ctx context.Context, repository string, report *GCReport) error {
+	start := g.Now()
 	manifests := map[blob.Digest]manifestRecord{}
 	for v, err := range meta.Scan(ctx, g.Meta, keyManifest(repository, "")) {
 		var record manifestRecord
@@ -201,7 +222,7 @@ func (g *Registry) collectUntagged(ctx context.Context, repository string, repor
 		}
 		roots = append(roots, tag.Digest)
 	}
-	before := g.Now().Add(-g.UntaggedTTL)
+	before := start.Add(-g.UntaggedTTL)
 	old := func(m manifestRecord) bool { return m.Pushed.Before(before) }
 	for d, m := range manifests {
 		if !old(m) {
@@ -211,12 +232,12 @@ func (g *Registry) collectUntagged(ctx context.Context, repository string, repor
 	for _, d := range unreached(manifests, roots) {
 		deleted := false
 		err := g.journal.try(ctx, func() (*change, error) {
-			lease, leased, err := get[leaseRecord](ctx, g.Meta, keyLease(repository, d))
+			ran, leased, err := g.leaseAsOf(ctx, start, repository, d)
 			if err != nil {
 				return nil, err
 			}
 			c, done, err := g.planDelete(ctx, repository, d, func(m manifestRecord) bool {
-				return !old(m) || lease.Until.After(g.Now())
+				return !old(m) || ran
 			})
 			if err != nil {
 				return nil, err
@@ -227,6 +248,9 @@ func (g *Registry) collectUntagged(ctx context.Context, repository string, repor
 		})
 		if isNotFound(err) {
 			continue
+		}
+		if errors.Is(err, errHeldUp) {
+			return nil
 		}
 		if skip, err := unlessOvertaken(err); err != nil {
 			return err

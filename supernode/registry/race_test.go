@@ -10,19 +10,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/shoalproject/shoal/supernode/meta"
 	"github.com/shoalproject/shoal/supernode/registry"
 )
 
 // interposed runs something once, at the worst moment for a decision that was
-// made before: right before a commit, or right before the log's end is read
-// for it.
+// made before: right before a commit, or right before something is read for it.
 type interposed struct {
 	meta.Store
-	mu    sync.Mutex
-	early bool               // at the log's end
-	at    func(meta.Op) bool // else at the commit of such an op
-	run   func()             // guarded by mu; nil when it ran
+	mu   sync.Mutex
+	read string             // at the reading of a key with this prefix
+	at   func(meta.Op) bool // or, without one, at the commit of such an op
+	run  func()             // guarded by mu; nil when it ran
 }
 
 func (s *interposed) fire(now bool) {
@@ -38,12 +39,12 @@ func (s *interposed) fire(now bool) {
 }
 
 func (s *interposed) Commit(ctx context.Context, compares []meta.Compare, ops []meta.Op) (meta.Revision, error) {
-	s.fire(!s.early && slices.ContainsFunc(ops, s.at))
+	s.fire(s.read == "" && slices.ContainsFunc(ops, s.at))
 	return s.Store.Commit(ctx, compares, ops)
 }
 
 func (s *interposed) Get(ctx context.Context, key string) (meta.Value, error) {
-	s.fire(s.early && key == "logstate")
+	s.fire(s.read != "" && strings.HasPrefix(key, s.read))
 	return s.Store.Get(ctx, key)
 }
 
@@ -86,9 +87,9 @@ func TestOvertaken(t *testing.T) {
 			}, "b/blobs/"},
 	}
 	for name, race := range races {
-		for _, early := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, early %v", name, early), func(t *testing.T) {
-				store := &interposed{Store: meta.NewMemory(), early: early, at: deleting(race.prefix)}
+		for _, read := range []string{"", "logstate"} {
+			t.Run(fmt.Sprintf("%s, at %q", name, read), func(t *testing.T) {
+				store := &interposed{Store: meta.NewMemory(), read: read, at: deleting(race.prefix)}
 				f := newFixture(t, func(c *registry.Config) { c.Meta = store })
 				client := f.twin()
 				d := string(f.pushBlob("a", []byte(content)).Digest)
@@ -110,11 +111,37 @@ func TestOvertaken(t *testing.T) {
 	}
 }
 
+// TestHeldUpCollection has a machine sleep for longer than leases run, in the
+// middle of a collection that has looked at the manifests, and right after an
+// image was pushed that it has not seen.
+func TestHeldUpCollection(t *testing.T) {
+	store := &interposed{Store: meta.NewMemory(), read: "lease/"}
+	f := newFixture(t, func(c *registry.Config) { c.Meta = store })
+	client := f.twin()
+	for _, content := range []string{"a layer", "another"} {
+		f.pushBlob("a", []byte(content))
+	}
+	f.pass(25 * time.Hour)
+	store.run = func() {
+		client.pushImage("a", "v1", "a layer", "another")
+		f.pass(30 * time.Hour)
+		client.collect() // another supernode takes the leases that ran out
+	}
+	if f.collect(); store.run != nil {
+		t.Fatal("nothing was to be collected")
+	}
+	f.collect()
+	for _, content := range []string{"a layer", "another"} {
+		f.do("GET", "/v2/a/blobs/"+string(digest.FromString(content)), nil).want(http.StatusOK)
+	}
+	f.verifyClean()
+}
+
 // TestTagBeforeManifestGoes sets a tag while the manifest is being deleted:
 // the tag is deleted too, or the manifest stays.
 func TestTagBeforeManifestGoes(t *testing.T) {
-	for _, early := range []bool{false, true} {
-		store := &interposed{Store: meta.NewMemory(), early: early, at: deleting("manifest/")}
+	for _, read := range []string{"", "logstate"} {
+		store := &interposed{Store: meta.NewMemory(), read: read, at: deleting("manifest/")}
 		f := newFixture(t, func(c *registry.Config) { c.Meta = store })
 		image := f.pushImage("a", "v1", "layer")
 		store.run = func() { f.twin().pushImage("a", "v2", "layer") }
@@ -127,8 +154,8 @@ func TestTagBeforeManifestGoes(t *testing.T) {
 // TestBlobGoesBeforeManifest deletes a blob while the image that names it is
 // pushed: the image is refused rather than broken.
 func TestBlobGoesBeforeManifest(t *testing.T) {
-	for _, early := range []bool{false, true} {
-		store := &interposed{Store: meta.NewMemory(), early: early, at: putting("manifest/")}
+	for _, read := range []string{"", "logstate"} {
+		store := &interposed{Store: meta.NewMemory(), read: read, at: putting("manifest/")}
 		f := newFixture(t, func(c *registry.Config) { c.Meta = store })
 		config, layer := f.pushBlob("a", []byte("{}")), f.pushBlob("a", []byte("layer"))
 		store.run = func() { f.twin().do("DELETE", "/v2/a/blobs/"+string(layer.Digest), nil).want(http.StatusAccepted) }
@@ -141,7 +168,7 @@ func TestBlobGoesBeforeManifest(t *testing.T) {
 // TestTagsOfTwoPushers sets one tag from two sides at once: both are in the
 // log, the later one has seen the earlier.
 func TestTagsOfTwoPushers(t *testing.T) {
-	store := &interposed{Store: meta.NewMemory(), early: true}
+	store := &interposed{Store: meta.NewMemory(), read: "logstate"}
 	f := newFixture(t, func(c *registry.Config) { c.Meta = store })
 	config := f.pushBlob("a", []byte("{}"))
 	twin := f.twin()
