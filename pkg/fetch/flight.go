@@ -38,6 +38,7 @@ type flight struct {
 	size    int64 // -1 until known
 	err     error // set before done is closed
 	ended   bool
+	doomed  bool  // about to end: nobody joins any more
 	fatal   error // ends the flight: a full disk, a refusal
 	readers int
 	linger  *time.Timer
@@ -70,11 +71,11 @@ func newFlight(ctx context.Context, f *Fetcher, req Request) (*flight, context.C
 	return fl, ctx
 }
 
-// hold joins one more reader; false when the flight has ended.
+// hold joins one more reader; false when the flight has ended or is about to.
 func (fl *flight) hold(req Request) (bool, error) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
-	if fl.ended {
+	if fl.doomed || fl.fatal != nil {
 		return false, nil
 	}
 	if req.Size >= 0 && fl.size >= 0 && req.Size != fl.size {
@@ -115,7 +116,7 @@ func (fl *flight) stopIdle() {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	if fl.readers == 0 {
-		fl.ended = true // nobody joins a flight that is about to stop
+		fl.doomed = true
 		fl.cancel(errIdle)
 	}
 }
@@ -131,6 +132,9 @@ func (fl *flight) closeBlob() {
 // run flies from the first question to the commit.
 func (fl *flight) run(ctx context.Context) {
 	err := fl.fly(ctx)
+	fl.mu.Lock()
+	fl.doomed = true
+	fl.mu.Unlock()
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}

@@ -176,9 +176,10 @@ func TestAWantIsAnsweredAndAnnouncedAgain(t *testing.T) {
 		if after := len(one.said(shoalv1.Announcement_WANTS)); after != before || before != 4 {
 			t.Errorf("announced %d times, then %d", before, after)
 		}
-		a := one.heard[0].Announcements[0]
-		if a.Origin.GetToken() != "secret" || a.Size != 1<<20 || one.heard[0].Rack != "r" {
-			t.Errorf("heard %v", one.heard[0])
+		first := one.heard[slices.IndexFunc(one.heard, func(r *shoalv1.AnnounceRequest) bool { return len(r.Announcements) > 0 })]
+		a := first.Announcements[0]
+		if a.Origin.GetToken() != "secret" || a.Size != 1<<20 || first.Rack != "r" {
+			t.Errorf("heard %v", first)
 		}
 		if len(two.heard) != 0 {
 			t.Error("the second supernode was asked although the first answers")
@@ -199,7 +200,7 @@ func TestManyWantsAreOneRequest(t *testing.T) {
 				t.Errorf("want %d: %+v", i, n)
 			}
 		}
-		if len(one.heard) > 2 {
+		if len(one.heard) > 3 {
 			t.Errorf("%d requests for wants of one moment", len(one.heard))
 		}
 	})
