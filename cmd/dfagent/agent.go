@@ -36,6 +36,7 @@ type agent struct {
 	config   config
 	log      *slog.Logger
 	registry *prometheus.Registry
+	clock    clock
 
 	key       *identity.Key
 	node      *identity.Node
@@ -102,7 +103,7 @@ func (a *agent) enter(ctx context.Context) (*shoalv1.Welcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.node = identity.NewNode(a.key, time.Now)
+	a.node = identity.NewNode(a.key, a.clock.Now)
 	if welcome == nil {
 		if a.config.Join == "" {
 			return nil, errors.New("this host has not joined yet: give --supernode URL and --join TOKEN (from 'supernode join-token')")
@@ -114,7 +115,7 @@ func (a *agent) enter(ctx context.Context) (*shoalv1.Welcome, error) {
 	a.trust = identity.NewTrust()
 	a.line = control.NewLine(a.node, welcome, a.log)
 	a.names = &names{}
-	if a.verifier, err = token.NewVerifier([]byte(welcome.Jwks), welcome.TokenIssuer, welcome.TokenService, time.Now); err != nil {
+	if a.verifier, err = token.NewVerifier([]byte(welcome.Jwks), welcome.TokenIssuer, welcome.TokenService, a.clock.Now); err != nil {
 		return nil, fmt.Errorf("read the supernode's token keys: %w", err)
 	}
 	if a.upstreams, err = newUpstreams(welcome.Upstreams, a.log); err != nil {
@@ -155,7 +156,22 @@ func (a *agent) join(ctx context.Context) (*shoalv1.Welcome, error) {
 		return nil, err
 	}
 	a.log.Info("joined", "idc", welcome.Idc, "peer", a.key.PeerID())
+	if err := a.node.SetMembership(welcome.Membership, ed25519.PublicKey(welcome.MemberKey)); err != nil {
+		return nil, fmt.Errorf("take on the membership: %w", err)
+	}
+	a.setClock()
 	return welcome, nil
+}
+
+// setClock corrects the clock by a membership that was made out just now.
+func (a *agent) setClock() {
+	m, err := a.node.Membership()
+	if err != nil {
+		return
+	}
+	if off := a.clock.set(m.NotBefore); off != 0 {
+		a.log.Warn("this host's clock is off; it is corrected inside the agent, set it right", "by", off.Round(time.Second))
+	}
 }
 
 // hear takes on what a welcome says; it is called for each new one.

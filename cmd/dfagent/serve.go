@@ -71,6 +71,7 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.spread(ctx) })
 	group.Go(func() error {
 		a.line.KeepRenewed(ctx, time.Now, func(w *shoalv1.Welcome) {
+			a.setClock()
 			a.hear(w)
 			if err := control.SaveWelcome(a.config.Data, w); err != nil {
 				a.log.Error("what the supernode said was not kept", "error", err)
