@@ -104,6 +104,7 @@ func bench(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&p.bin, "bin", "bin", "folder of supernode and dfagent")
 	full := flags.Bool("full", false, "run every table of docs/benchmarks.md; the flags that describe one table are ignored")
+	hit := flags.Bool("hit", false, "compare a cache hit with nginx and do nothing else")
 	flags.StringVar(&one.hosts, "n", "4,8,16", "numbers of hosts")
 	flags.Float64Var(&one.mbit, "mbit", 100, "rate of every link, both ways")
 	flags.IntVar(&one.layers, "layers", 4, "layers of the image")
@@ -123,8 +124,11 @@ func bench(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	tables := []table{one}
-	if *full {
+	switch {
+	case *full:
 		tables = fullTables
+	case *hit:
+		tables = nil
 	}
 	rep := &report{command: "bench " + strings.Join(args, " ")}
 	for _, t := range tables {
@@ -132,7 +136,7 @@ func bench(ctx context.Context, args []string, out io.Writer) error {
 			return err
 		}
 	}
-	if *full {
+	if *full || *hit {
 		note, err := compareHit(ctx, p, *work)
 		if err != nil {
 			return err
