@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"path/filepath"
 	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/shoalproject/shoal/pkg/durable"
 )
 
 var (
@@ -83,6 +86,10 @@ func OpenBolt(path string) (*Bolt, error) {
 		return nil
 	})
 	if err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare metadata %s: %w", path, err), db.Close())
+	}
+	// bbolt syncs the file, not its name.
+	if err := durable.SyncDir(filepath.Dir(path)); err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare metadata %s: %w", path, err), db.Close())
 	}
 	b.history = newHistory(b.revision)

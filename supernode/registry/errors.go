@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"syscall"
 
 	"github.com/shoalproject/shoal/supernode/objects"
 )
@@ -113,7 +114,7 @@ func answerOf(err error) *Error {
 	case errors.As(err, &tooLarge):
 		return &Error{Status: http.StatusRequestEntityTooLarge, Code: codeSizeInvalid,
 			Message: fmt.Sprintf("the body is larger than the %d bytes that are taken here", tooLarge.Limit)}
-	case errors.Is(err, objects.ErrFull):
+	case errors.Is(err, objects.ErrFull), errors.Is(err, syscall.ENOSPC):
 		return &Error{Status: http.StatusInsufficientStorage, Code: codeUnknown,
 			Message: "the registry's disk is full; an administrator must free space or run the garbage collection"}
 	}

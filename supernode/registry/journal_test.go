@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -145,7 +146,7 @@ func (s *faulty) Commit(ctx context.Context, compares []meta.Compare, ops []meta
 	s.in--
 	s.mu.Unlock()
 	if fault && !after {
-		return 0, errInjected
+		return 0, fmt.Errorf("%w: %w", errInjected, syscall.ENOSPC)
 	}
 	revision, err := s.Store.Commit(ctx, compares, ops)
 	if fault {
@@ -193,6 +194,8 @@ func TestHeadWithoutLease(t *testing.T) {
 	if a := f.do("HEAD", "/v2/a/blobs/"+string(d), nil).want(http.StatusOK); a.Header().Get("Content-Length") != "5" {
 		t.Errorf("headers %v", a.Header())
 	}
+	store.arm(0, false)
+	f.do("POST", "/v2/a/blobs/uploads/", nil).fails(http.StatusInsufficientStorage, "UNKNOWN")
 }
 
 // tryPush pushes an image as far as it goes, and reports whether something
