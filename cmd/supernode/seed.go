@@ -72,12 +72,10 @@ func (o origins) Ensure(ctx context.Context, a *tracker.Announcement, origin blo
 	a.RefusedStatus, a.RefusedReason = status.RefusedStatus, status.RefusedReason
 }
 
-// seedStates says the seed's states in the tracker's words. While it is still
-// asking whether a reader may read, it is as good as one that has it: nobody
-// else is to go to the origin.
+// seedStates says the seed's states in the tracker's words.
 var seedStates = map[seed.State]tracker.SeedState{
 	seed.Absent: tracker.SeedAbsent, seed.Has: tracker.SeedHas, seed.Failed: tracker.SeedFailed,
-	seed.Refused: tracker.SeedRefused, seed.Unneeded: tracker.SeedUnneeded, seed.Checking: tracker.SeedHas,
+	seed.Refused: tracker.SeedRefused, seed.Unneeded: tracker.SeedUnneeded, seed.Checking: tracker.SeedChecking,
 }
 
 func (o origins) Resolve(ctx context.Context, ref blob.Ref, tag string) (blob.Digest, error) {

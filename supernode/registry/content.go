@@ -13,7 +13,7 @@ import (
 )
 
 // ErrNotHeld is what Content wraps for a digest that no repository holds.
-var ErrNotHeld = errors.New("the registry does not hold this digest")
+var ErrNotHeld = fmt.Errorf("the registry does not hold this digest: %w", blob.ErrNotHeld)
 
 // Content is a whole blob for the swarm's seed: every piece is there.
 type Content struct {
