@@ -32,8 +32,8 @@ bench: build ## shaped links in network namespaces, three engines (root); writes
 	$(GO) build -o bin/bench/ ./e2e/bench ./e2e/bench/torrentnode
 	bin/bench/bench -bin bin $(or $(BENCH),-full -out docs/benchmarks.md)
 
-sim: ## the swarm's and the tracker's decisions at 1,000 and 10,000 hosts
-	$(GO) run ./e2e/sim $(SIM)
+sim: ## the swarm's decisions at HOSTS hosts (default 10000), in simulated time
+	SHOAL_SIM_HOSTS=$(or $(HOSTS),10000) $(GO) test -count=1 -v -timeout 2h ./e2e/sim
 
 lint: ## golangci-lint with .golangci.yml, pinned by scripts/tools/lint/go.mod
 	scripts/lint
