@@ -181,6 +181,17 @@ func (s adminService) prewarm(ctx context.Context, name string, image blob.Image
 		}
 		return &shoalv1.Order{What: &shoalv1.Order_Prewarm{Prewarm: own}}, nil
 	}
+	say := func(u fleet.Update) error {
+		return stream.Send(&shoalv1.PrewarmUpdate{
+			Image: name, Digest: string(image.Digest), PeerId: u.Host.PeerID, Hostname: u.Host.Hostname,
+			BytesDone: u.Bytes, BytesTotal: u.Size, Done: u.Done, Error: u.Error,
+		})
+	}
+	for _, h := range hosts { // who is asked is known before the first of them answers
+		if err := say(fleet.Update{Host: h}); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	updates := make(chan fleet.Update)
@@ -189,11 +200,7 @@ func (s adminService) prewarm(ctx context.Context, name string, image blob.Image
 		close(updates)
 	}()
 	for u := range updates {
-		err := stream.Send(&shoalv1.PrewarmUpdate{
-			Image: name, Digest: string(image.Digest), PeerId: u.Host.PeerID, Hostname: u.Host.Hostname,
-			BytesDone: u.Bytes, BytesTotal: u.Size, Done: u.Done, Error: u.Error,
-		})
-		if err != nil {
+		if err := say(u); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -23,11 +24,13 @@ const (
 	alive = 15 * time.Second
 	// maxAnnouncements bounds one announce request.
 	maxAnnouncements = 4096
-	// maxLabel bounds host names, racks and zones, in bytes.
+	// maxLabel bounds host names, racks, zones and addresses, in bytes.
 	maxLabel = 255
+	// maxAddrs bounds the libp2p addresses of a node.
+	maxAddrs = 16
 )
 
-// NodeService answers members, over mutual TLS.
+// nodeService answers members, over mutual TLS.
 type nodeService struct{ Config }
 
 // caller is the member behind a request and the address it came from.
@@ -121,7 +124,7 @@ func (s nodeService) Renew(ctx context.Context, _ *connect.Request[shoalv1.Renew
 func (s nodeService) Announce(ctx context.Context, req *connect.Request[shoalv1.AnnounceRequest]) (*connect.Response[shoalv1.AnnounceResponse], error) {
 	from := callerOf(ctx)
 	m := req.Msg
-	if len(m.Announcements) > maxAnnouncements || len(m.Rack) > maxLabel || len(m.Zone) > maxLabel {
+	if len(m.Announcements) > maxAnnouncements || len(m.SwarmAddr) > maxLabel || len(m.Rack) > maxLabel || len(m.Zone) > maxLabel {
 		return nil, connect.NewError(connect.CodeInvalidArgument, errTooMuch)
 	}
 	list := make([]tracker.Announcement, 0, len(m.Announcements))
@@ -190,7 +193,8 @@ func (s nodeService) Report(ctx context.Context, req *connect.Request[shoalv1.Re
 func (s nodeService) Watch(ctx context.Context, req *connect.Request[shoalv1.WatchRequest], stream *connect.ServerStream[shoalv1.Order]) error {
 	from := callerOf(ctx)
 	m := req.Msg
-	if len(m.Hostname) > maxLabel || len(m.Version) > maxLabel || len(m.P2PAddrs) > 16 {
+	tooLong := func(s string) bool { return len(s) > maxLabel }
+	if tooLong(m.Hostname) || tooLong(m.Version) || tooLong(m.SwarmAddr) || len(m.P2PAddrs) > maxAddrs || slices.ContainsFunc(m.P2PAddrs, tooLong) {
 		return connect.NewError(connect.CodeInvalidArgument, errTooMuch)
 	}
 	s.Auth.Seen(from.PeerID)
