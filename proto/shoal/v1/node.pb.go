@@ -214,8 +214,14 @@ type Welcome struct {
 	ProviderSecret []byte `protobuf:"bytes,12,opt,name=provider_secret,json=providerSecret,proto3" json:"provider_secret,omitempty"`
 	// For how long a node may act on what it last heard, in seconds.
 	OfflineGraceSeconds int64 `protobuf:"varint,13,opt,name=offline_grace_seconds,json=offlineGraceSeconds,proto3" json:"offline_grace_seconds,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// The agent's own notes beside what it was told; a supernode leaves them
+	// empty. By these it finds back when its membership ran out while it was
+	// away: the URLs that it joined through, and the SHA-256 of the authority
+	// that the join token pinned.
+	Urls          []string `protobuf:"bytes,14,rep,name=urls,proto3" json:"urls,omitempty"`
+	CaSha256      []byte   `protobuf:"bytes,15,opt,name=ca_sha256,json=caSha256,proto3" json:"ca_sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
@@ -337,6 +343,20 @@ func (x *Welcome) GetOfflineGraceSeconds() int64 {
 		return x.OfflineGraceSeconds
 	}
 	return 0
+}
+
+func (x *Welcome) GetUrls() []string {
+	if x != nil {
+		return x.Urls
+	}
+	return nil
+}
+
+func (x *Welcome) GetCaSha256() []byte {
+	if x != nil {
+		return x.CaSha256
+	}
+	return nil
 }
 
 type Supernode struct {
@@ -1569,7 +1589,7 @@ const file_shoal_v1_node_proto_rawDesc = "" +
 	"\x05proof\x18\x03 \x01(\fR\x05proof\x12\x1a\n" +
 	"\bhostname\x18\x04 \x01(\tR\bhostname\";\n" +
 	"\fJoinResponse\x12+\n" +
-	"\awelcome\x18\x01 \x01(\v2\x11.shoal.v1.WelcomeR\awelcome\"\xd8\x03\n" +
+	"\awelcome\x18\x01 \x01(\v2\x11.shoal.v1.WelcomeR\awelcome\"\x89\x04\n" +
 	"\aWelcome\x12\x1e\n" +
 	"\n" +
 	"membership\x18\x01 \x01(\fR\n" +
@@ -1590,7 +1610,9 @@ const file_shoal_v1_node_proto_rawDesc = "" +
 	"\vnetwork_key\x18\v \x01(\fR\n" +
 	"networkKey\x12'\n" +
 	"\x0fprovider_secret\x18\f \x01(\fR\x0eproviderSecret\x122\n" +
-	"\x15offline_grace_seconds\x18\r \x01(\x03R\x13offlineGraceSeconds\"`\n" +
+	"\x15offline_grace_seconds\x18\r \x01(\x03R\x13offlineGraceSeconds\x12\x12\n" +
+	"\x04urls\x18\x0e \x03(\tR\x04urls\x12\x1b\n" +
+	"\tca_sha256\x18\x0f \x01(\fR\bcaSha256\"`\n" +
 	"\tSupernode\x12\x17\n" +
 	"\apeer_id\x18\x01 \x01(\tR\x06peerId\x12\x1d\n" +
 	"\n" +
