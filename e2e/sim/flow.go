@@ -32,14 +32,17 @@ func (w *world) end(f *flow) {
 	}
 	f.ended = true
 	f.version++
-	f.from.sending = drop(f.from.sending, f)
-	f.to.receiving = drop(f.to.receiving, f)
+	f.from.sending = without(f.from.sending, f)
+	f.to.receiving = without(f.to.receiving, f)
 	w.level(f.from, f.to)
 }
 
-func drop(all []*flow, f *flow) []*flow {
-	i := slices.Index(all, f)
-	return slices.Delete(all, i, i+1)
+// without takes one element out of a list that keeps its order.
+func without[E comparable](all []E, e E) []E {
+	if i := slices.Index(all, e); i >= 0 {
+		return slices.Delete(all, i, i+1)
+	}
+	return all
 }
 
 // level shares the links of two hosts anew. Each link is shared evenly, and

@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/shoalproject/shoal/pkg/blob"
@@ -20,7 +21,7 @@ type host struct {
 
 	queue    *policy.Queue
 	emitters []*policy.Emitter // of a seed
-	serving  map[*request]bool
+	serving  []*request
 
 	peers    map[string]*policy.Peer
 	share    *policy.Share[*session]
@@ -80,7 +81,7 @@ func (w *world) build() {
 func (w *world) host(id int, rate float64) *host {
 	return &host{
 		w: w, id: id, name: fmt.Sprintf("host %d", id), up: rate, down: rate,
-		queue: policy.NewQueue(w.cfg.Policy), serving: map[*request]bool{},
+		queue: policy.NewQueue(w.cfg.Policy),
 		peers: map[string]*policy.Peer{}, share: policy.NewShare[*session](w.cfg.Policy.Downloads),
 	}
 }
@@ -139,16 +140,16 @@ func (h *host) die() {
 		h.w.left -= h.open
 	}
 	h.dead = true
-	for r := range h.serving {
+	for _, r := range slices.Clone(h.serving) {
 		r.abort()
 	}
 	for _, s := range h.sessions {
-		for _, j := range s.jobs {
-			for _, r := range j.requests {
+		for _, j := range slices.Clone(s.order) {
+			for _, r := range slices.Clone(j.requests) {
 				r.abort()
 			}
 		}
-		for r := range s.nexts {
+		for _, r := range slices.Clone(s.nexts) {
 			r.abort()
 		}
 	}
@@ -197,7 +198,7 @@ func (h *host) receive(r *request) {
 		r.fail(func(p *policy.Peer, now time.Time, _ *rand.Rand) { p.Busy(now, retry) })
 		return
 	}
-	h.serving[r] = true
+	h.serving = append(h.serving, r)
 	h.dispatch()
 }
 
@@ -211,7 +212,7 @@ func (h *host) dispatch() {
 		r := w.Value.(*request)
 		if r.none {
 			h.queue.Release(w)
-			delete(h.serving, r)
+			h.serving = without(h.serving, r)
 			h.w.after(h.w.cfg.Latency, func() { r.from.exhausted(r) })
 			continue
 		}
@@ -249,7 +250,7 @@ func (h *host) sent(r *request) {
 			h.emitters[r.from.blob].Sent(r.piece)
 		}
 	}
-	delete(h.serving, r)
+	h.serving = without(h.serving, r)
 	h.queue.Release(r.waiter)
 	h.dispatch()
 	h.w.after(h.w.cfg.Latency, func() { r.from.arrived(r) })
@@ -261,7 +262,7 @@ func (r *request) abort() {
 		return
 	}
 	h := r.to
-	delete(h.serving, r)
+	h.serving = without(h.serving, r)
 	switch {
 	case r.flow != nil && !r.flow.ended:
 		if h.seed {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/shoalproject/shoal/pkg/blob"
@@ -22,25 +23,19 @@ type session struct {
 	followers []*session
 	jobs      map[int]*job
 	order     []*job // the same, as they began: a map's order is no seed's
-	nexts     map[*request]bool
+	nexts     []*request
 	repeats   int
 	pace      policy.Pace
-	moved     time.Duration
+	hunger    policy.Starving
 	fresh     []int // gained and not yet told
 	telling   bool
-	heard     []news
-}
-
-type news struct {
-	from   string
-	pieces []int
 }
 
 type job struct {
 	piece    int
 	requests []*request
 	writer   *request
-	hedged   int
+	chance   float64
 }
 
 func newSession(h *host, b int) *session {
@@ -48,15 +43,17 @@ func newSession(h *host, b int) *session {
 	return &session{
 		h: h, blob: b, have: blob.NewBitmap(n), gone: blob.NewBitmap(n),
 		picker: policy.NewPicker(h.w.cfg.Policy, n, h.w.rand),
-		known:  map[string]*host{}, jobs: map[int]*job{}, nexts: map[*request]bool{},
+		known:  map[string]*host{}, jobs: map[int]*job{},
 	}
 }
+
+func (s *session) fed() { s.hunger.Fed(s.h.w.cfg.Policy, s.h.w.clock(), s.h.w.rand.Float64()) }
 
 func (s *session) finished() bool { return s.have.Full() }
 
 // tick is the loop that looks for what is late, and keeps seeds asked.
 func (s *session) tick() {
-	if s.finished() || s.h.dead {
+	if s.finished() || s.h.dead || s.h.liar {
 		return
 	}
 	s.step()
@@ -64,7 +61,7 @@ func (s *session) tick() {
 }
 
 func (s *session) step() {
-	if s.finished() || s.h.dead {
+	if s.finished() || s.h.dead || s.h.liar {
 		return
 	}
 	s.fill(false)
@@ -87,7 +84,7 @@ func (s *session) fill(granted bool) {
 	want := s.want()
 	for {
 		if !granted && !s.h.share.Acquire(s) {
-			s.moved = w.now
+			s.fed()
 			return
 		}
 		granted = false
@@ -97,7 +94,6 @@ func (s *session) fill(granted bool) {
 			return
 		}
 		want.Clear(c.Piece)
-		s.moved = w.now
 		s.ask(&request{from: s, to: s.known[c.Peer], piece: c.Piece, slot: true})
 	}
 }
@@ -121,7 +117,7 @@ func (s *session) ask(r *request) {
 		p.Outstanding++
 	}
 	if r.next {
-		s.nexts[r] = true
+		s.nexts = append(s.nexts, r)
 	} else {
 		s.adopt(r)
 	}
@@ -131,7 +127,7 @@ func (s *session) ask(r *request) {
 func (s *session) adopt(r *request) {
 	j := s.jobs[r.piece]
 	if j == nil {
-		j = &job{piece: r.piece}
+		j = &job{piece: r.piece, chance: s.h.w.rand.Float64()}
 		s.jobs[r.piece] = j
 		s.order = append(s.order, j)
 	}
@@ -175,7 +171,7 @@ func (s *session) answered(r *request) {
 func (s *session) beat(r *request) {
 	if p := s.h.peers[r.to.name]; p != nil && r.slow {
 		if r.flow == nil || r.flow.left >= s.h.w.cfg.Piece {
-			p.Failed(s.h.w.clock(), s.h.w.rand)
+			p.Silent(s.h.w.clock(), s.h.w.rand)
 		}
 		p.Slow(2 * (s.h.w.now - r.start))
 	}
@@ -201,7 +197,7 @@ func (s *session) arrived(r *request) {
 			o.abort()
 		}
 	}
-	s.moved = w.now
+	s.fed()
 	if !s.have.Has(r.piece) {
 		s.have.Set(r.piece)
 		s.tell(r.piece)
@@ -218,7 +214,7 @@ func (s *session) finish() {
 	if s.h.open--; s.h.open == 0 {
 		s.h.done = w.now
 	}
-	for r := range s.nexts {
+	for _, r := range slices.Clone(s.nexts) {
 		r.abort()
 	}
 }
@@ -231,14 +227,9 @@ func (s *session) leave(r *request) {
 	if r.slot {
 		s.release()
 	}
-	delete(s.nexts, r)
+	s.nexts = without(s.nexts, r)
 	if j := s.jobs[r.piece]; j != nil && r.piece >= 0 {
-		for i, o := range j.requests {
-			if o == r {
-				j.requests = append(j.requests[:i], j.requests[i+1:]...)
-				break
-			}
-		}
+		j.requests = without(j.requests, r)
 		if j.writer == r {
 			j.writer = nil
 		}
@@ -250,12 +241,7 @@ func (s *session) leave(r *request) {
 
 func (s *session) forget(j *job) {
 	delete(s.jobs, j.piece)
-	for i, o := range s.order {
-		if o == j {
-			s.order = append(s.order[:i], s.order[i+1:]...)
-			return
-		}
-	}
+	s.order = without(s.order, j)
 }
 
 func (s *session) failed(r *request, judge func(p *policy.Peer, now time.Time, c *rand.Rand)) {
@@ -320,19 +306,21 @@ func (s *session) hedge() {
 		if open >= w.cfg.Policy.Hedges {
 			return
 		}
-		if len(j.requests) != 1 || j.hedged >= 4 || !s.late(j.requests[0]) {
+		latest := j.requests[len(j.requests)-1]
+		if len(j.requests) > 2 || !s.late(latest) {
 			continue
 		}
-		first := j.requests[0]
+		asked := make([]string, len(j.requests))
+		for i, r := range j.requests {
+			asked[i] = r.to.name
+		}
 		second := w.seed
-		if id, ok := s.picker.Second(w.clock(), j.piece, first.to.name); ok {
+		if id, ok := s.picker.Second(w.clock(), j.piece, asked...); ok {
 			second = s.known[id]
-		}
-		if second == first.to {
+		} else if w.now-latest.start < s.pace.SeedAfter(w.cfg.Policy, j.chance) || slices.Contains(asked, w.seed.name) {
 			continue
 		}
-		first.slow = true
-		j.hedged++
+		latest.slow = true
 		open++
 		w.hedges++
 		s.ask(&request{from: s, to: second, piece: j.piece})
@@ -348,7 +336,6 @@ func (s *session) askSeed() {
 	}
 	fresh := want.Minus(s.gone)
 	for n := min(w.cfg.Policy.NextAhead, fresh.Count()); len(s.nexts) < n; {
-		s.moved = w.now
 		s.ask(&request{from: s, to: w.seed, next: true, want: fresh, piece: -1})
 	}
 	open := 0
@@ -359,13 +346,16 @@ func (s *session) askSeed() {
 			}
 		}
 	}
-	starved := w.now-s.moved >= w.cfg.Policy.Grace
+	for _, j := range s.order {
+		if r := j.writer; r != nil && r.flow != nil && !s.late(r) {
+			s.fed()
+			break
+		}
+	}
+	starved := s.hunger.Starved(w.clock())
 	var lost []int
 	for i := range want.All() {
-		if !s.gone.Has(i) || s.picker.Reachable(w.clock(), i) {
-			continue
-		}
-		if starved || !s.picker.Growing(w.clock(), i) {
+		if s.gone.Has(i) && (starved || !s.picker.Reachable(w.clock(), i) && !s.picker.Growing(w.clock(), i)) {
 			lost = append(lost, i)
 		}
 	}
@@ -375,7 +365,7 @@ func (s *session) askSeed() {
 			return
 		}
 		open++
-		s.moved = w.now
+		s.fed()
 		s.ask(&request{from: s, to: w.seed, piece: i})
 	}
 }

@@ -36,8 +36,8 @@ type job struct {
 	attempts []*attempt
 	writer   *attempt // the one that writes into the sink: never two at a time
 	waiting  *attempt // takes over when the writer, which was told to stop, has stopped
-	hedged   int
-	release  func() // of the claim
+	chance   float64  // in [0, 1), for policy.Pace.SeedAfter
+	release  func()   // of the claim
 }
 
 // attempt is one request for a piece.
@@ -72,7 +72,7 @@ func (s *session) start(a *attempt, release func()) {
 	} else {
 		j := s.jobs[a.piece]
 		if j == nil {
-			j = &job{piece: a.piece, release: release}
+			j = &job{piece: a.piece, release: release, chance: s.rand.Float64()}
 			s.jobs[a.piece] = j
 		}
 		j.attempts = append(j.attempts, a)

@@ -63,6 +63,9 @@ type FetchRequest struct {
 	// Got is told the bytes of each verified piece and who sent them. It may be
 	// nil and must not block.
 	Got func(peer blob.Peer, bytes int64)
+	// Hedged is told of each late piece that a second peer is asked for. It
+	// may be nil and must not block.
+	Hedged func()
 }
 
 // Exchange fetches blobs from peers. The download slots and what is known
@@ -115,6 +118,9 @@ func (e *Exchange) Fetch(ctx context.Context, req FetchRequest) error {
 	}
 	if req.Claim == nil {
 		req.Claim = func(int) (func(), bool) { return func() {}, true }
+	}
+	if req.Hedged == nil {
+		req.Hedged = func() {}
 	}
 	if req.Got == nil {
 		req.Got = func(blob.Peer, int64) {}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/shoalproject/shoal/pkg/blob"
@@ -54,7 +55,7 @@ func (s *session) adopt(a *attempt, piece int) bool {
 		if !ok {
 			return false
 		}
-		j = &job{piece: piece, release: release}
+		j = &job{piece: piece, release: release, chance: s.rand.Float64()}
 		s.jobs[piece] = j
 	}
 	a.piece = piece
@@ -132,7 +133,7 @@ func (s *session) delivered(a *attempt, now time.Time, took time.Duration) {
 			other.cancel(errBeaten)
 		}
 	}
-	s.moved = now
+	s.fed(now)
 	s.pace.Add(took)
 	s.e.judge(a.link.state, func(p *policy.Peer, _ time.Time, _ *rand.Rand) { p.Delivered(took) })
 	s.req.Got(a.link.peer, blob.PieceRange(s.size, a.piece).Len())
@@ -155,7 +156,7 @@ func (s *session) blame(a *attempt, err error, took time.Duration) {
 			return
 		}
 		if a.got.Load() == 0 {
-			s.e.judge(a.link.state, (*policy.Peer).Failed)
+			s.e.judge(a.link.state, (*policy.Peer).Silent)
 		}
 		s.e.judge(a.link.state, func(p *policy.Peer, _ time.Time, _ *rand.Rand) { p.Slow(2 * took) })
 	case errors.Is(err, blob.ErrPieceMismatch):
@@ -229,31 +230,39 @@ func (s *session) hedge(now time.Time) {
 		if open >= s.e.params.Hedges {
 			return
 		}
-		if len(j.attempts) != 1 || j.hedged >= 4 || !s.late(j.attempts[0], now) {
+		latest := j.attempts[len(j.attempts)-1]
+		if len(j.attempts) > 2 || !s.late(latest, now) {
 			continue
 		}
-		first := j.attempts[0]
-		second := s.second(now, j.piece, first.link)
+		second := s.second(now, j, latest)
 		if second == nil {
 			continue
 		}
-		first.slow = true
-		j.hedged++
+		latest.slow = true
 		open++
 		s.e.metrics.hedges.Inc()
+		s.req.Hedged()
 		s.start(&attempt{link: second, piece: j.piece}, nil)
 	}
 }
 
-// second is whom to ask beside first: a neighbour, else a seed.
-func (s *session) second(now time.Time, piece int, first *link) *link {
+// second is whom to ask beside those that were asked: a neighbour, else, after
+// some more time, a seed.
+func (s *session) second(now time.Time, j *job, latest *attempt) *link {
+	asked := make([]string, len(j.attempts))
+	for i, a := range j.attempts {
+		asked[i] = a.link.peer.ID
+	}
 	s.e.mu.Lock()
 	defer s.e.mu.Unlock()
-	if id, ok := s.picker.Second(now, piece, first.peer.ID); ok {
+	if id, ok := s.picker.Second(now, j.piece, asked...); ok {
 		return s.links[id]
 	}
+	if now.Sub(latest.start) < s.pace.SeedAfter(s.e.params, j.chance) {
+		return nil
+	}
 	for _, l := range s.order {
-		if l != first && l.peer.Seed && l.told.Has(piece) && l.state.Ready(now) {
+		if l.peer.Seed && l.told.Has(j.piece) && l.state.Ready(now) && !slices.Contains(asked, l.peer.ID) {
 			return l
 		}
 	}

@@ -23,7 +23,6 @@ func (s *session) askSeeds(now time.Time, want blob.Bitmap) {
 		}
 		fresh := s.fresh(want)
 		for n := min(ahead, fresh.Count()); l.asked < n; {
-			s.moved = now
 			s.start(&attempt{link: l, next: true, want: fresh}, nil)
 		}
 		s.repeat(now, l, want, ahead)
@@ -76,14 +75,17 @@ func (s *session) repeat(now time.Time, l *link, want blob.Bitmap, ahead int) {
 	if open >= ahead {
 		return
 	}
-	starved := now.Sub(s.moved) >= s.e.params.Grace
+	for a := range s.attempts {
+		if a.got.Load() > 0 && !s.late(a, now) {
+			s.fed(now)
+			break
+		}
+	}
+	starved := s.hunger.Starved(now)
 	var lost []int
 	s.e.mu.Lock()
 	for i := range want.All() {
-		if !s.gone.Has(i) || !l.told.Has(i) || s.picker.Reachable(now, i) {
-			continue
-		}
-		if starved || !s.picker.Growing(now, i) {
+		if s.gone.Has(i) && l.told.Has(i) && (starved || !s.picker.Reachable(now, i) && !s.picker.Growing(now, i)) {
 			lost = append(lost, i)
 		}
 	}
@@ -99,7 +101,7 @@ func (s *session) repeat(now time.Time, l *link, want blob.Bitmap, ahead int) {
 			continue
 		}
 		open++
-		s.moved = now
+		s.fed(now)
 		s.start(&attempt{link: l, piece: i}, release)
 	}
 }

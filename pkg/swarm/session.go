@@ -58,7 +58,7 @@ type session struct {
 	soon     *time.Timer // fires when a step is to be made after a moment
 	armed    bool        // soon runs
 
-	moved  time.Time // when a piece last came or was asked for, or waited for a slot of this host
+	hunger policy.Starving
 	proof  proofState
 	demand blob.Bitmap // as of the last step
 }
@@ -102,8 +102,8 @@ func (s *session) post(f func()) bool {
 func (s *session) run() error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	s.moved = time.Now()
-	s.proof.began = s.moved
+	s.proof.began = time.Now()
+	s.fed(s.proof.began)
 	s.learn()
 	peers := s.req.Peers
 	s.last = peers == nil
@@ -216,7 +216,7 @@ func (s *session) fill(now time.Time, want blob.Bitmap, granted bool) {
 	s.demand, _ = s.sink.Demand()
 	for {
 		if !granted && !s.e.acquire(s) {
-			s.moved = now // it is this host's own slots that it waits for
+			s.fed(now) // it is this host's own slots that it waits for
 			return
 		}
 		granted = true
@@ -233,10 +233,11 @@ func (s *session) fill(now time.Time, want blob.Bitmap, granted bool) {
 			continue // somebody else fills it
 		}
 		granted = false
-		s.moved = now
 		s.start(&attempt{link: s.links[choice.Peer], piece: choice.Piece, slot: true}, release)
 	}
 }
+
+func (s *session) fed(now time.Time) { s.hunger.Fed(s.e.params, now, s.rand.Float64()) }
 
 // learn brings up to date which pieces have a signed hash.
 func (s *session) learn() {

@@ -46,7 +46,7 @@ func Default() Params {
 		Neighbours:     25,
 		Jitter:         1,
 		IndexWeight:    0.3,
-		Grace:          time.Second,
+		Grace:          300 * time.Millisecond,
 		HedgeFloor:     300 * time.Millisecond,
 		Hedges:         4,
 	}

@@ -72,6 +72,14 @@ func (p *Peer) Failed(now time.Time, r *rand.Rand) {
 	p.failures++
 }
 
+// Silent takes note of a peer that took a request and sent nothing, where
+// another was faster: it costs a slot for as long as it is believed, so it is
+// believed less than one that says no.
+func (p *Peer) Silent(now time.Time, r *rand.Rand) {
+	p.failures += 2
+	p.Failed(now, r)
+}
+
 // Busy takes note that the peer asked to be left alone for a time.
 func (p *Peer) Busy(now time.Time, after time.Duration) {
 	p.failures = 0
@@ -84,7 +92,7 @@ func (p *Peer) Busy(now time.Time, after time.Duration) {
 func (p *Peer) Lied(now time.Time, r *rand.Rand) {
 	p.lies++
 	if p.lies >= falseClaims {
-		p.until = now.Add(backOff(p.lies, r))
+		p.until = now.Add(backOff(p.lies+2, r))
 	}
 }
 
