@@ -3,18 +3,17 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shoalproject/shoal/pkg/control"
+	"github.com/shoalproject/shoal/pkg/listen"
 	"github.com/shoalproject/shoal/pkg/mirror"
 	"github.com/shoalproject/shoal/pkg/swarm"
 	"github.com/shoalproject/shoal/pkg/telemetry"
@@ -23,12 +22,12 @@ import (
 )
 
 const (
-	// stopWithin is how long local requests in progress may take when the
-	// agent stops, stopPiecesWithin those of neighbours.
-	stopWithin       = 5 * time.Second
-	stopPiecesWithin = time.Second
-
-	piecesName = "pieces"
+	// localGrace is how long requests of this host's runtime may take when
+	// the agent stops; neighbours have others to ask.
+	localGrace  = 5 * time.Second
+	piecesGrace = time.Second
+	// headersWithin bounds how long a client may take to send its headers.
+	headersWithin = 5 * time.Second
 )
 
 func serve(ctx context.Context, c config, errOut io.Writer) error {
@@ -40,32 +39,15 @@ func serve(ctx context.Context, c config, errOut io.Writer) error {
 	return errors.Join(a.run(ctx), a.close())
 }
 
-// listener is one address that the agent answers on.
-type listener struct {
-	name   string
-	net    net.Listener
-	server *http.Server
-}
-
 // run serves until ctx ends or a listener fails.
 func (a *agent) run(ctx context.Context) error {
-	listeners, err := a.listeners(ctx)
+	addresses, err := a.listen(ctx)
 	if err != nil {
-		for _, l := range listeners {
-			l.net.Close() //nolint:errcheck // nothing was served yet
-		}
+		addresses.Close()
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	for _, l := range listeners {
-		a.log.Info("listening", "what", l.name, "address", l.net.Addr())
-		group.Go(func() error {
-			if err := l.server.Serve(l.net); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serve the %s: %w", l.name, err)
-			}
-			return nil
-		})
-	}
+	addresses.Serve(group)
 	orders := newOrders(a)
 	group.Go(func() error { a.tracker.Run(ctx); return nil })
 	group.Go(func() error { return a.spread(ctx) })
@@ -88,7 +70,7 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	group.Go(func() error {
 		<-ctx.Done()
-		stop(listeners)
+		addresses.Stop()
 		return nil
 	})
 	err = group.Wait()
@@ -104,79 +86,35 @@ func (a *agent) hello() *shoalv1.WatchRequest {
 	return hello
 }
 
-// stop lets requests in progress end. Neighbours are not waited for as long
-// as local readers are: they have others to ask.
-func stop(listeners []listener) {
-	var group errgroup.Group
-	for _, l := range listeners {
-		group.Go(func() error {
-			within := stopWithin
-			if l.name == piecesName {
-				within = stopPiecesWithin
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), within)
-			defer cancel()
-			if l.server.Shutdown(ctx) != nil {
-				l.server.Close() //nolint:errcheck // what did not end in time is cut
-			}
-			return nil
+// listen opens every address of the agent.
+func (a *agent) listen(ctx context.Context) (*listen.Set, error) {
+	set := listen.New(a.log)
+	insides, err := telemetry.Server(a.registry, a.config.MetricsToken, a.ready)
+	if err != nil {
+		return set, err
+	}
+	addresses := []listen.Address{
+		{Name: "pieces", Flag: "swarm-listen", Addr: a.config.SwarmListen, Grace: piecesGrace,
+			Wrap:   func(l net.Listener) net.Listener { return a.node.Listener(swarm.Listen(l)) },
+			Server: swarm.HTTPServer(a.pieces)},
+		{Name: "mirror", Flag: "mirror", Addr: a.config.Mirror, Grace: localGrace, Server: mirror.NewServer(a.mirror(""), a.log)},
+		{Name: "metrics", Flag: "metrics-listen", Addr: a.config.MetricsListen, Grace: piecesGrace, Server: insides},
+	}
+	if a.config.DockerMirror != "" {
+		addresses = append(addresses, listen.Address{
+			Name: "docker.io mirror", Flag: "docker-mirror", Addr: a.config.DockerMirror, Grace: localGrace,
+			Server: mirror.NewServer(a.mirror("docker.io"), a.log),
 		})
 	}
-	group.Wait() //nolint:errcheck // none returns one
-}
-
-// listeners opens every address before any of them is served, so that a port
-// that is taken ends the program before it half works.
-func (a *agent) listeners(ctx context.Context) ([]listener, error) {
-	var out []listener
-	add := func(name, flag, addr string, wrap func(net.Listener) net.Listener, server *http.Server) error {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-		if err != nil {
-			return fmt.Errorf("listen for the %s: %w; choose another address with --%s", name, err, flag)
-		}
-		if wrap != nil {
-			l = wrap(l)
-		}
-		out = append(out, listener{name, l, server})
-		return nil
-	}
-	pieces := swarm.HTTPServer(a.pieces)
-	pieces.ErrorLog = slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)
-	member := func(l net.Listener) net.Listener { return a.node.Listener(swarm.Listen(l)) }
-	err := add(piecesName, "swarm-listen", a.config.SwarmListen, member, pieces)
-	if err == nil {
-		err = add("mirror", "mirror", a.config.Mirror, nil, mirror.NewServer(a.mirror(""), a.log))
-	}
-	if err == nil && a.config.DockerMirror != "" {
-		err = add("docker.io mirror", "docker-mirror", a.config.DockerMirror, nil, mirror.NewServer(a.mirror("docker.io"), a.log))
-	}
-	if err == nil {
-		var server *http.Server
-		if server, err = telemetry.Server(a.registry, a.config.MetricsToken, a.ready); err == nil {
-			err = add("metrics", "metrics-listen", a.config.MetricsListen, nil, server)
+	for _, address := range addresses {
+		if err := set.Open(ctx, address); err != nil {
+			return set, err
 		}
 	}
-	if err == nil {
-		var l net.Listener
-		if l, err = a.listenSocket(ctx); err == nil {
-			mux := http.NewServeMux()
-			mux.Handle(shoalv1connect.NewAgentServiceHandler(service{a}))
-			out = append(out, listener{"socket", l, &http.Server{Handler: mux, ReadHeaderTimeout: stopWithin}})
-		}
-	}
-	return out, err
-}
-
-func (a *agent) listenSocket(ctx context.Context) (net.Listener, error) {
-	path := a.config.path(agentSocket)
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove the old socket: %w", err)
-	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("listen on the agent's socket: %w", err)
-	}
-	return l, os.Chmod(path, 0o600)
+	mux := http.NewServeMux()
+	mux.Handle(shoalv1connect.NewAgentServiceHandler(service{a}))
+	own := &http.Server{Handler: mux, ReadHeaderTimeout: headersWithin}
+	return set, set.OpenSocket(ctx, a.config.path(agentSocket), own, piecesGrace)
 }
 
 // mirror makes the handler of a mirror listener; only names the registry that

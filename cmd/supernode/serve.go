@@ -20,6 +20,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/discovery/dht"
 	"github.com/shoalproject/shoal/pkg/identity"
+	"github.com/shoalproject/shoal/pkg/listen"
 	"github.com/shoalproject/shoal/pkg/swarm"
 	"github.com/shoalproject/shoal/pkg/telemetry"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
@@ -27,12 +28,10 @@ import (
 )
 
 const (
-	// stopWithin is how long requests in progress may take at the end,
-	// stopPiecesWithin those of the swarm.
-	stopWithin       = 10 * time.Second
-	stopPiecesWithin = time.Second
-
-	piecesName = "pieces"
+	// clientGrace is how long requests in progress may take when the
+	// supernode stops; agents have neighbours to ask.
+	clientGrace = 10 * time.Second
+	piecesGrace = time.Second
 	// headersWithin bounds how long a client may take to send its headers.
 	headersWithin = 10 * time.Second
 	// idleFor is how long a connection may wait for its next request.
@@ -157,63 +156,25 @@ func (h *house) openAPI() {
 	}
 }
 
-// listener is one address that the supernode answers on.
-type listener struct {
-	name   string
-	net    net.Listener
-	server *http.Server
-}
-
 // run serves until ctx ends or a listener fails.
 func (h *house) run(ctx context.Context) error {
-	listeners, err := h.listeners(ctx)
+	addresses, err := h.listen(ctx)
 	if err != nil {
-		for _, l := range listeners {
-			l.net.Close() //nolint:errcheck // nothing was served yet
-		}
+		addresses.Close()
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	for _, l := range listeners {
-		h.log.Info("listening", "what", l.name, "address", l.net.Addr())
-		group.Go(func() error {
-			if err := l.server.Serve(l.net); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serve the %s: %w", l.name, err)
-			}
-			return nil
-		})
-	}
+	addresses.Serve(group)
 	group.Go(func() error { return h.keepHouse(ctx) })
 	h.ready.up.Store(true)
 	group.Go(func() error {
 		<-ctx.Done()
 		h.ready.up.Store(false)
 		close(h.stopping)
-		stop(listeners)
+		addresses.Stop()
 		return nil
 	})
 	return group.Wait()
-}
-
-// stop lets requests in progress end. Agents are not waited for as long as
-// other clients are: they have neighbours to ask.
-func stop(listeners []listener) {
-	var group errgroup.Group
-	for _, l := range listeners {
-		group.Go(func() error {
-			within := stopWithin
-			if l.name == piecesName {
-				within = stopPiecesWithin
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), within)
-			defer cancel()
-			if l.server.Shutdown(ctx) != nil {
-				l.server.Close() //nolint:errcheck // what did not end in time is cut
-			}
-			return nil
-		})
-	}
-	group.Wait() //nolint:errcheck // none returns one
 }
 
 // keepHouse does what comes round again: sweeping, renewal, garbage.
@@ -246,30 +207,16 @@ func (h *house) keepHouse(ctx context.Context) error {
 	}
 }
 
-// listeners opens every address before any of them is served, so that a port
-// that is taken ends the program before it half works.
-func (h *house) listeners(ctx context.Context) ([]listener, error) {
+// listen opens every address of the supernode.
+func (h *house) listen(ctx context.Context) (*listen.Set, error) {
+	set := listen.New(h.log)
 	public, err := api.Public(h.api)
 	if err != nil {
-		return nil, err
+		return set, err
 	}
 	insides, err := telemetry.Server(h.metrics, h.config.MetricsToken, h.ready.ServeHTTP)
 	if err != nil {
-		return nil, err
-	}
-	quiet := slog.NewLogLogger(h.log.Handler(), slog.LevelDebug)
-	var out []listener
-	add := func(name, flag, addr string, wrap func(net.Listener) net.Listener, server *http.Server) error {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-		if err != nil {
-			return fmt.Errorf("listen for the %s: %w; choose another address with --%s", name, err, flag)
-		}
-		if wrap != nil {
-			l = wrap(l)
-		}
-		server.ErrorLog = quiet
-		out = append(out, listener{name, l, server})
-		return nil
+		return set, err
 	}
 	secure := func(l net.Listener) net.Listener {
 		if h.tls == nil {
@@ -277,32 +224,19 @@ func (h *house) listeners(ctx context.Context) ([]listener, error) {
 		}
 		return tls.NewListener(l, h.tls)
 	}
-	member := func(l net.Listener) net.Listener { return h.node.Listener(swarm.Listen(l)) }
-	err = errors.Join(
-		add("registry", "listen", h.config.Listen, secure, &http.Server{
+	for _, a := range []listen.Address{
+		{Name: "registry", Flag: "listen", Addr: h.config.Listen, Grace: clientGrace, Wrap: secure, Server: &http.Server{
 			Handler: public, ReadHeaderTimeout: headersWithin, IdleTimeout: idleFor, MaxHeaderBytes: 64 << 10,
-		}),
-		add(piecesName, "swarm-listen", h.config.SwarmListen, member, swarm.HTTPServer(api.Members(h.api))),
-		add("metrics", "metrics-listen", h.config.MetricsListen, nil, insides),
-	)
-	if err != nil {
-		return out, err
+		}},
+		{Name: "pieces", Flag: "swarm-listen", Addr: h.config.SwarmListen, Grace: piecesGrace,
+			Wrap:   func(l net.Listener) net.Listener { return h.node.Listener(swarm.Listen(l)) },
+			Server: swarm.HTTPServer(api.Members(h.api))},
+		{Name: "metrics", Flag: "metrics-listen", Addr: h.config.MetricsListen, Grace: piecesGrace, Server: insides},
+	} {
+		if err := set.Open(ctx, a); err != nil {
+			return set, err
+		}
 	}
-	l, err := h.listenSocket(ctx)
-	if err != nil {
-		return out, err
-	}
-	return append(out, listener{"socket", l, &http.Server{Handler: api.Admin(h.api), ReadHeaderTimeout: headersWithin}}), nil
-}
-
-func (h *house) listenSocket(ctx context.Context) (net.Listener, error) {
-	path := h.config.path(adminSocket)
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove the old socket: %w", err)
-	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("listen on the socket for other commands: %w", err)
-	}
-	return l, os.Chmod(path, 0o600)
+	admin := &http.Server{Handler: api.Admin(h.api), ReadHeaderTimeout: headersWithin}
+	return set, set.OpenSocket(ctx, h.config.path(adminSocket), admin, piecesGrace)
 }
