@@ -43,6 +43,7 @@ var floor = map[string]int{
 	"pkg/control":           20,
 	"pkg/gateway":           20,
 	"pkg/records":           20,
+	"pkg/listen":            20,
 	"pkg/telemetry":         20,
 	"supernode/meta":        20,
 	"supernode/objects":     20,
