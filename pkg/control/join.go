@@ -1,42 +1,42 @@
 // Package control is an agent's line to its supernodes: the first join, the
-// renewal of the membership, and the orders that come down. It keeps what the
-// supernodes said (the welcome), so that an agent that starts without any of
-// them still knows whom to believe.
+// return after a long absence, the renewal of the membership, and the orders
+// that come down. It keeps what the supernodes said (the welcome), so that an
+// agent that starts without any of them still knows whom to believe.
 package control
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/proto"
 
-	"github.com/shoalproject/shoal/pkg/durable"
 	"github.com/shoalproject/shoal/pkg/identity"
+	"github.com/shoalproject/shoal/pkg/settings"
 	"github.com/shoalproject/shoal/pkg/token"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
 )
 
-// joinTimeout bounds one attempt to join through one supernode.
-const joinTimeout = 15 * time.Second
+const (
+	// joinTimeout bounds one attempt to join through one supernode.
+	joinTimeout = 15 * time.Second
+	// maxWelcome bounds what a supernode may answer, in bytes.
+	maxWelcome = 4 << 20
+)
 
-// welcomeFile is where a welcome is kept in the agent's data folder.
-const welcomeFile = "welcome.pb"
-
-// JoinConfig is what a first join needs.
+// JoinConfig is what a join needs.
 type JoinConfig struct {
 	Supernodes []string // URLs; the first that answers takes the node in
-	Token      string   // from `supernode join-token`
+	Token      string   // from `supernode join-token`; a return needs none
 	// CA is the PEM of the authority to trust instead of the one that the
 	// token pins; empty trusts the token.
 	CA       []byte
@@ -47,27 +47,66 @@ type JoinConfig struct {
 
 // Join proves the node's key to a supernode and returns its welcome. The
 // supernode's certificate must come from the authority whose SHA-256 stands
-// in the token.
+// in the token. The welcome notes by what Return finds back.
 func Join(ctx context.Context, c JoinConfig) (*shoalv1.Welcome, error) {
 	parsed, err := token.ParseJoin(c.Token)
 	if err != nil {
 		return nil, fmt.Errorf("join: %w; get a new one with 'supernode join-token'", err)
 	}
+	if len(c.Supernodes) == 0 {
+		return nil, errors.New("join: no supernode is named; use --supernode URL")
+	}
+	return c.through(ctx, "join", c.Supernodes, c.Token, parsed.CASHA256)
+}
+
+// Return brings a node back whose membership ran out while it was away: it
+// proves its key again, with no token, through the supernodes that are named
+// or that it joined through. kept is the welcome that it had.
+func Return(ctx context.Context, c JoinConfig, kept *shoalv1.Welcome) (*shoalv1.Welcome, error) {
+	urls := slices.Concat(c.Supernodes, kept.Urls)
+	if len(urls) == 0 {
+		return nil, errors.New("return: this node did not keep by which URL it joined; use --supernode URL")
+	}
+	var pin [sha256.Size]byte
+	copy(pin[:], kept.CaSha256)
+	var unique []string
+	for _, u := range urls {
+		if u = strings.TrimSuffix(u, "/"); !slices.Contains(unique, u) {
+			unique = append(unique, u)
+		}
+	}
+	return c.through(ctx, "return", unique, token.NewReturn(c.Now()), pin)
+}
+
+// Refused reports whether a supernode was reached and said no, so that trying
+// again is of no use before somebody changed something.
+func Refused(err error) bool {
+	if err == nil {
+		return false
+	}
+	if all, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the tree is walked by hand
+		return slices.ContainsFunc(all.Unwrap(), Refused)
+	}
+	var said *connect.Error
+	return errors.As(err, &said) && connect.IsWireError(said) &&
+		(said.Code() == connect.CodePermissionDenied || said.Code() == connect.CodeNotFound)
+}
+
+func (c JoinConfig) through(ctx context.Context, what string, urls []string, text string, pin [sha256.Size]byte) (*shoalv1.Welcome, error) {
 	var errs []error
-	for _, raw := range c.Supernodes {
-		welcome, err := joinOne(ctx, c, raw, parsed)
+	for _, raw := range urls {
+		welcome, err := c.knock(ctx, raw, text, pin)
 		if err == nil {
+			welcome.Urls, welcome.CaSha256 = urls, pin[:]
 			return welcome, nil
 		}
-		errs = append(errs, fmt.Errorf("join through %s: %w", raw, err))
-	}
-	if len(errs) == 0 {
-		return nil, errors.New("join: no supernode is named; use --supernode URL")
+		errs = append(errs, fmt.Errorf("%s through %s: %w", what, raw, err))
 	}
 	return nil, errors.Join(errs...)
 }
 
-func joinOne(ctx context.Context, c JoinConfig, raw string, parsed token.Join) (*shoalv1.Welcome, error) {
+// knock sends one request to join, by the token or the return in text.
+func (c JoinConfig) knock(ctx context.Context, raw, text string, pin [sha256.Size]byte) (*shoalv1.Welcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	u, err := url.Parse(strings.TrimSuffix(raw, "/"))
@@ -82,17 +121,17 @@ func joinOne(ctx context.Context, c JoinConfig, raw string, parsed token.Join) (
 		if !pool.AppendCertsFromPEM(c.CA) {
 			return nil, errors.New("the file given as --ca holds no PEM certificate")
 		}
-		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, Time: c.Now}
 	case u.Scheme == "https":
-		transport.TLSClientConfig = identity.PinnedTLS(parsed.CASHA256, u.Hostname(), c.Now, nil)
-	case u.Scheme != "http" || !isLoopback(u.Hostname()):
+		transport.TLSClientConfig = identity.PinnedTLS(pin, u.Hostname(), c.Now, nil)
+	case u.Scheme != "http" || !settings.Loopback(u.Hostname()):
 		return nil, errors.New("a join goes over https; plain http is for loopback only")
 	}
-	client := shoalv1connect.NewJoinServiceClient(&http.Client{Transport: transport}, u.String()+"/api")
+	client := shoalv1connect.NewJoinServiceClient(&http.Client{Transport: transport}, u.String()+"/api", connect.WithReadMaxBytes(maxWelcome))
 	answer, err := client.Join(ctx, connect.NewRequest(&shoalv1.JoinRequest{
-		Token:     c.Token,
+		Token:     text,
 		PublicKey: c.Key.Public(),
-		Proof:     identity.JoinProof(c.Key, c.Token),
+		Proof:     identity.JoinProof(c.Key, text),
 		Hostname:  c.Hostname,
 	}))
 	if err != nil {
@@ -102,33 +141,4 @@ func joinOne(ctx context.Context, c JoinConfig, raw string, parsed token.Join) (
 		return nil, errors.New("the supernode answered without a welcome")
 	}
 	return answer.Msg.Welcome, nil
-}
-
-func isLoopback(host string) bool {
-	return host == "localhost" || host == "::1" || strings.HasPrefix(host, "127.")
-}
-
-// SaveWelcome keeps a welcome in the data folder (it holds secrets: 0600).
-func SaveWelcome(dir string, w *shoalv1.Welcome) error {
-	raw, err := proto.Marshal(w)
-	if err != nil {
-		return fmt.Errorf("encode the welcome: %w", err)
-	}
-	return durable.WriteFile(filepath.Join(dir, welcomeFile), raw, 0o600)
-}
-
-// LoadWelcome reads the kept welcome; nil when this node never joined.
-func LoadWelcome(dir string) (*shoalv1.Welcome, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, welcomeFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil //nolint:nilnil // absence is an ordinary answer
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read what the supernode said: %w", err)
-	}
-	w := &shoalv1.Welcome{}
-	if err := proto.Unmarshal(raw, w); err != nil {
-		return nil, fmt.Errorf("%s is damaged: %w; remove it and join again with a new token", filepath.Join(dir, welcomeFile), err)
-	}
-	return w, nil
 }

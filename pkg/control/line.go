@@ -35,6 +35,7 @@ const (
 type Line struct {
 	node   *identity.Node
 	client *http.Client
+	back   func(context.Context, *shoalv1.Welcome) (*shoalv1.Welcome, error)
 	log    *slog.Logger
 
 	mu        sync.Mutex
@@ -43,9 +44,11 @@ type Line struct {
 	reachable bool             // guarded by mu
 }
 
-// NewLine makes the line that a welcome describes.
-func NewLine(node *identity.Node, welcome *shoalv1.Welcome, log *slog.Logger) *Line {
-	l := &Line{node: node, welcome: welcome, log: log}
+// NewLine makes the line that a welcome describes. back is asked for a new
+// welcome when no supernode renews the membership over the line: it may have
+// run out, or they may have moved.
+func NewLine(node *identity.Node, welcome *shoalv1.Welcome, back func(context.Context, *shoalv1.Welcome) (*shoalv1.Welcome, error), log *slog.Logger) *Line {
+	l := &Line{node: node, welcome: welcome, back: back, log: log}
 	l.client = &http.Client{Transport: &http.Transport{
 		DialTLSContext:      l.dial,
 		MaxIdleConnsPerHost: 8,
@@ -113,22 +116,33 @@ func (l *Line) answered(base string, up bool) {
 	}
 }
 
-// Renew asks for a new membership once and takes it on.
+// Renew asks for a new membership once, over the line or else by a return,
+// and takes it on.
 func (l *Line) Renew(ctx context.Context) error {
 	var errs []error
 	for _, base := range l.Bases() {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
 		answer, err := shoalv1connect.NewNodeServiceClient(l.client, base).Renew(call, connect.NewRequest(&shoalv1.RenewRequest{}))
 		cancel()
-		if err != nil {
-			errs = append(errs, fmt.Errorf("renew the membership at %s: %w", base, err))
-			continue
+		if err == nil {
+			err = l.take(answer.Msg.Welcome)
 		}
-		return l.take(answer.Msg.Welcome)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, fmt.Errorf("renew the membership at %s: %w", base, err))
 	}
-	return errors.Join(errs...)
+	w, err := l.back(ctx, l.Welcome())
+	if err == nil {
+		err = l.take(w)
+	}
+	if err == nil {
+		return nil
+	}
+	return errors.Join(append(errs, err)...)
 }
 
+// take goes by a new welcome from now on; the node's own notes stay.
 func (l *Line) take(w *shoalv1.Welcome) error {
 	if w == nil || len(w.Supernodes) == 0 {
 		return errors.New("the supernode renewed the membership without a welcome")
@@ -138,6 +152,7 @@ func (l *Line) take(w *shoalv1.Welcome) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	w.Urls, w.CaSha256 = l.welcome.Urls, l.welcome.CaSha256
 	l.welcome = w
 	return nil
 }
@@ -162,7 +177,7 @@ func (l *Line) KeepRenewed(ctx context.Context, now func() time.Time, heard func
 		heard(l.Welcome())
 		wait = renewRetry
 		if m, err := l.node.Membership(); err == nil {
-			wait = max(jitter(m.NotAfter.Sub(now())/2), renewRetry)
+			wait = max(jitter(m.NotAfter.Sub(now())/2), renewRetry) // half of what is left
 		}
 	}
 }
@@ -237,5 +252,6 @@ func (l *Line) Progress(ctx context.Context, p *shoalv1.ProgressRequest) error {
 // jitter spreads a pause by a quarter either way, so that hosts that were cut
 // off together do not come back together.
 func jitter(d time.Duration) time.Duration {
+	d = max(d, 0)
 	return d*3/4 + time.Duration(rand.Int64N(int64(d)/2+1))
 }
