@@ -81,7 +81,14 @@ func TestNoSupernode(t *testing.T) {
 		if r.Digest != digest.String() {
 			t.Errorf("by %s: got %s, want %s", reference, r.Digest, digest)
 		}
-		t.Logf("by %s: first byte after %.2f s", reference, r.FirstByte.Sub(began).Seconds())
+		if r.Age == "" && reference == "v1" {
+			t.Error("the tag was answered from a record, and its age is not said")
+		}
+		first := r.FirstByte.Sub(began)
+		t.Logf("by %s: first byte after %.2f s, age %q", reference, first.Seconds(), r.Age)
+		if first > 5*time.Second {
+			t.Errorf("by %s: the first byte came after %s", reference, first)
+		}
 		if peers, _, _ := h.bytesBySource(h.agents[i]); peers == 0 {
 			t.Errorf("by %s: no byte came from a neighbour", reference)
 		}

@@ -39,6 +39,7 @@ type Image struct {
 // Result is what a pull gave.
 type Result struct {
 	Digest    string
+	Age       string // the manifest's Age header: how old the answer is, seconds
 	Bytes     int64
 	Began     time.Time
 	FirstByte time.Time // of the first layer
@@ -95,6 +96,7 @@ func (p *puller) manifest(ctx context.Context, reference string) (ocispec.Manife
 	if p.result.Digest == "" {
 		sum := sha256.Sum256(raw)
 		p.result.Digest = "sha256:" + hex.EncodeToString(sum[:])
+		p.result.Age = resp.Header.Get("Age")
 	}
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return m.Manifest, fmt.Errorf("manifest: %w", err)
