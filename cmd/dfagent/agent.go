@@ -31,10 +31,6 @@ import (
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 )
 
-// returnWithin bounds how long a start waits for a supernode to renew a
-// membership that ran out.
-const returnWithin = 5 * time.Second
-
 // agent is every room of a dfagent, wired.
 type agent struct {
 	config   config
@@ -95,112 +91,6 @@ func open(ctx context.Context, c config, log *slog.Logger) (a *agent, err error)
 	}
 	a.openFetch(welcome)
 	return a, nil
-}
-
-// enter takes the identity up: from the data folder, or by a first join.
-func (a *agent) enter(ctx context.Context) (*shoalv1.Welcome, error) {
-	var err error
-	if a.key, err = identity.LoadOrCreateKey(a.config.path("node.key")); err != nil {
-		return nil, err
-	}
-	welcome, err := control.LoadWelcome(a.config.Data)
-	if err != nil {
-		return nil, err
-	}
-	a.node = identity.NewNode(a.key, time.Now)
-	if welcome == nil {
-		if a.config.Join == "" {
-			return nil, errors.New("this host has not joined yet: give --supernode URL and --join TOKEN (from 'supernode join-token')")
-		}
-		if welcome, err = a.join(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if welcome, err = a.takeOn(ctx, welcome); err != nil {
-		return nil, err
-	}
-	a.trust = identity.NewTrust()
-	a.line = control.NewLine(a.node, welcome, a.comeBack, a.log)
-	a.names = &names{}
-	if a.verifier, err = token.NewVerifier([]byte(welcome.Jwks), welcome.TokenIssuer, welcome.TokenService, time.Now); err != nil {
-		return nil, fmt.Errorf("read the supernode's token keys: %w", err)
-	}
-	if a.upstreams, err = newUpstreams(welcome.Upstreams, a.log); err != nil {
-		return nil, err
-	}
-	a.hear(welcome)
-	return welcome, nil
-}
-
-// takeOn makes the membership in a welcome this node's own. One that ran out
-// while the host was off is asked for again, by the node's key or a new token;
-// while no supernode can be reached, the node goes on with what it knows and
-// KeepRenewed tries again.
-func (a *agent) takeOn(ctx context.Context, welcome *shoalv1.Welcome) (*shoalv1.Welcome, error) {
-	ranOut := a.node.SetMembership(welcome.Membership, ed25519.PublicKey(welcome.MemberKey))
-	if ranOut == nil {
-		return welcome, nil
-	}
-	soon, cancel := context.WithTimeout(ctx, returnWithin)
-	defer cancel()
-	next, err := a.comeBack(soon, welcome)
-	if err != nil && a.config.Join != "" {
-		var joinErr error
-		if next, joinErr = a.join(soon); joinErr != nil {
-			err = errors.Join(err, joinErr)
-		} else {
-			err = nil
-		}
-	}
-	switch {
-	case control.Refused(err):
-		return nil, fmt.Errorf("%w; give a new --join TOKEN (from 'supernode join-token')", err)
-	case err != nil:
-		a.log.Warn("the kept membership is of no use any more, and no supernode gave another one yet", "kept", ranOut, "error", err)
-		return welcome, nil
-	}
-	if err := a.node.SetMembership(next.Membership, ed25519.PublicKey(next.MemberKey)); err != nil {
-		return nil, fmt.Errorf("take on the membership: %w", err)
-	}
-	return next, control.SaveWelcome(a.config.Data, next)
-}
-
-// comeBack asks for a new membership with the node's key alone.
-func (a *agent) comeBack(ctx context.Context, kept *shoalv1.Welcome) (*shoalv1.Welcome, error) {
-	how, err := a.joining()
-	if err != nil {
-		return nil, err
-	}
-	return control.Return(ctx, how, kept)
-}
-
-func (a *agent) join(ctx context.Context) (*shoalv1.Welcome, error) {
-	how, err := a.joining()
-	if err != nil {
-		return nil, err
-	}
-	welcome, err := control.Join(ctx, how)
-	if err != nil {
-		return nil, err
-	}
-	if err := control.SaveWelcome(a.config.Data, welcome); err != nil {
-		return nil, err
-	}
-	a.log.Info("joined", "idc", welcome.Idc, "peer", a.key.PeerID())
-	return welcome, nil
-}
-
-func (a *agent) joining() (control.JoinConfig, error) {
-	how := control.JoinConfig{
-		Supernodes: a.config.Supernodes, Token: a.config.Join, Key: a.key, Hostname: a.config.Hostname, Now: time.Now,
-	}
-	if a.config.CA != "" {
-		var err error
-		if how.CA, err = os.ReadFile(a.config.CA); err != nil {
-			return how, fmt.Errorf("read --ca: %w", err)
-		}
-	}
-	return how, nil
 }
 
 // hear takes on what a welcome says; it is called for each new one.
