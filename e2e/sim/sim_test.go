@@ -13,7 +13,7 @@ import (
 func usual(hosts, blobs, pieces int) Config {
 	return Config{
 		Hosts: hosts, Blobs: blobs, Pieces: pieces, Piece: 256 << 10, Rate: 100e6 / 8,
-		Latency: time.Millisecond, Gather: 50 * time.Millisecond, Policy: policy.Default(), Random: 1,
+		Latency: time.Millisecond, Gather: 160 * time.Millisecond, Policy: policy.Default(), Random: 1,
 	}
 }
 

@@ -230,3 +230,10 @@ func (s *Server) stream(peer string, send func() error) error {
 	}()
 	return send()
 }
+
+// turn is how long a have stream gathers news, by the number of those open.
+func (s *Server) turn() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return min(time.Duration(s.open)*turnEach, 250*time.Millisecond)
+}

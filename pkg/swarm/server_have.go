@@ -12,9 +12,14 @@ import (
 )
 
 const (
-	// gainedEvery is how often at most a have stream speaks. What is gained
-	// after a silence is said at once.
-	gainedEvery = 50 * time.Millisecond
+	// A have stream speaks at once after a silence, then not before
+	// leastSilence, and then when gainedMany pieces or the time of its turn have
+	// come together: a turn is turnEach for each stream that is open, so that
+	// all of them together speak a hundred times a second on a slow link. Told
+	// piece by piece, news cost more than the pieces.
+	leastSilence = 20 * time.Millisecond
+	turnEach     = 10 * time.Millisecond
+	gainedMany   = 8
 	// followed is how many blobs one have stream may follow.
 	followed = 128
 )
@@ -174,11 +179,8 @@ func (h *haveStream) wake() {
 	}
 }
 
-// speak tells the news, all that came within gainedEvery in one write.
+// speak tells the news, many in one write.
 func (h *haveStream) speak(ctx context.Context, w http.ResponseWriter, control *http.ResponseController) error {
-	quiet := time.NewTimer(0)
-	defer quiet.Stop()
-	<-quiet.C
 	for {
 		select {
 		case <-h.news:
@@ -190,13 +192,60 @@ func (h *haveStream) speak(ctx context.Context, w http.ResponseWriter, control *
 				return err
 			}
 		}
-		quiet.Reset(gainedEvery)
-		select {
-		case <-quiet.C:
-		case <-ctx.Done():
+		if !h.gather(ctx) {
 			return nil
 		}
 	}
+}
+
+// gather waits until there is enough to tell; false means that the stream
+// ends.
+func (h *haveStream) gather(ctx context.Context) bool {
+	least := time.NewTimer(leastSilence)
+	defer least.Stop()
+	select {
+	case <-least.C:
+	case <-ctx.Done():
+		return false
+	}
+	turn := time.NewTimer(max(0, h.s.turn()-leastSilence))
+	defer turn.Stop()
+	for due := false; ; {
+		gained, urgent := h.untold()
+		switch {
+		case urgent || gained >= gainedMany || due && gained > 0:
+			h.wake()
+			return true
+		case due:
+			return true // silence: whatever comes next is told at once
+		}
+		select {
+		case <-h.news:
+		case <-turn.C:
+			due = true
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// untold is how many pieces were gained and not told, and whether there is
+// something that should not wait: what was not told at all yet, or the end of
+// a blob.
+func (h *haveStream) untold() (gained int, urgent bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	urgent = len(h.gone) > 0
+	for _, sub := range h.subs {
+		switch {
+		case !sub.seen:
+		case sub.told == nil || sub.have.Full() || sub.have.Count() < sub.told.Count():
+			urgent = true
+		default:
+			gained += sub.have.Count() - sub.told.Count()
+		}
+	}
+	return gained, urgent
 }
 
 // frames is what has not been told yet.
