@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/shoalproject/shoal/pkg/control"
 	"github.com/shoalproject/shoal/pkg/settings"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
@@ -121,10 +120,7 @@ func askStatus(ctx context.Context, data string) (*shoalv1.StatusResponse, error
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("no agent serves from %s (%s is not there); start 'dfagent serve', or name its folder with --data", data, path)
 	}
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", path)
-	}}
-	client := shoalv1connect.NewAgentServiceClient(&http.Client{Transport: transport}, "http://agent")
+	client := shoalv1connect.NewAgentServiceClient(control.Socket(path), "http://agent")
 	answer, err := client.Status(ctx, connect.NewRequest(&shoalv1.StatusRequest{}))
 	if err != nil {
 		return nil, fmt.Errorf("ask the agent: %w", err)

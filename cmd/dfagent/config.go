@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 
@@ -50,19 +49,23 @@ func defaults() config {
 }
 
 func (c *config) check() error {
-	addrs := map[string]string{"mirror": c.Mirror, "swarm-listen": c.SwarmListen, "metrics-listen": c.MetricsListen}
+	addrs := map[string]string{"mirror": c.Mirror, "swarm-listen": c.SwarmListen}
 	if c.DockerMirror != "" {
 		addrs["docker-mirror"] = c.DockerMirror
 	}
 	if c.P2PListen != "" {
 		addrs["p2p-listen"] = c.P2PListen
 	}
-	for name, addr := range addrs {
-		if _, _, err := net.SplitHostPort(addr); err != nil {
-			return fmt.Errorf("--%s %q is not HOST:PORT or :PORT: %w", name, addr, err)
+	for flag, addr := range addrs {
+		if _, err := settings.Listen(flag, addr); err != nil {
+			return err
 		}
 	}
-	if host, _, _ := net.SplitHostPort(c.MetricsListen); !isLoopback(host) && c.MetricsToken == "" {
+	loopback, err := settings.Listen("metrics-listen", c.MetricsListen)
+	if err != nil {
+		return err
+	}
+	if !loopback && c.MetricsToken == "" {
 		return fmt.Errorf("--metrics-listen %s is not loopback: name a file with a bearer token by --metrics-token-file", c.MetricsListen)
 	}
 	if c.UploadSlots < 1 {
@@ -76,11 +79,6 @@ func (c *config) check() error {
 		c.Hostname = name
 	}
 	return nil
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func (c *config) path(elem ...string) string {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"github.com/shoalproject/shoal/pkg/control"
 	"github.com/shoalproject/shoal/pkg/settings"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
@@ -86,10 +85,7 @@ func admin(data string) (shoalv1connect.AdminServiceClient, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("no supernode serves from %s (%s is not there); start 'supernode serve', or name its folder with --data", data, path)
 	}
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", path)
-	}}
-	return shoalv1connect.NewAdminServiceClient(&http.Client{Transport: transport}, "http://supernode/api"), nil
+	return shoalv1connect.NewAdminServiceClient(control.Socket(path), "http://supernode/api"), nil
 }
 
 func dataFlag(cmd *cobra.Command, data *string) {

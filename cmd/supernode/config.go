@@ -61,17 +61,19 @@ func defaults() config {
 }
 
 func (c *config) check() error {
-	for name, addr := range map[string]string{
-		"listen": c.Listen, "swarm-listen": c.SwarmListen, "p2p-listen": c.P2PListen, "metrics-listen": c.MetricsListen,
-	} {
-		if _, _, err := net.SplitHostPort(addr); err != nil {
-			return fmt.Errorf("--%s %q is not HOST:PORT or :PORT: %w", name, addr, err)
+	for flag, addr := range map[string]string{"listen": c.Listen, "swarm-listen": c.SwarmListen, "p2p-listen": c.P2PListen} {
+		if _, err := settings.Listen(flag, addr); err != nil {
+			return err
 		}
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("--tls-cert and --tls-key go together")
 	}
-	if !isLoopback(c.MetricsListen) && c.MetricsToken == "" {
+	loopback, err := settings.Listen("metrics-listen", c.MetricsListen)
+	if err != nil {
+		return err
+	}
+	if !loopback && c.MetricsToken == "" {
 		return fmt.Errorf("--metrics-listen %s is not loopback: name a file with a bearer token by --metrics-token-file", c.MetricsListen)
 	}
 	if c.UploadSlots < 1 {
@@ -83,15 +85,10 @@ func (c *config) check() error {
 	return nil
 }
 
-// isLoopback reports whether an address to listen on is reached from this
-// host alone.
-func isLoopback(addr string) bool {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+// loopback reports whether the registry is reached from this host alone.
+func (c *config) loopback() bool {
+	loopback, err := settings.Listen("listen", c.Listen)
+	return loopback && err == nil
 }
 
 // names are those by which clients may call this supernode: HOST and
@@ -99,7 +96,7 @@ func isLoopback(addr string) bool {
 func (c *config) names() []string {
 	names := append([]string(nil), c.PublicNames...)
 	host, port, _ := net.SplitHostPort(c.Listen)
-	if isLoopback(c.Listen) {
+	if c.loopback() {
 		return append(names, net.JoinHostPort(host, port), net.JoinHostPort("127.0.0.1", port), net.JoinHostPort("localhost", port))
 	}
 	hosts := []string{host}

@@ -52,6 +52,7 @@ type house struct {
 	cache    *store.Store
 	seed     *seed.Seed
 	tracker  *tracker.Tracker
+	grants   *api.Grants
 	fleet    *fleet.Fleet
 	dht      *dht.Node
 	pieces   *swarm.Server
@@ -204,7 +205,7 @@ func (h *house) firstLogin(user, password string) error {
 // openTLS decides how the registry's listener speaks and returns what join
 // tokens pin: nothing on loopback, where there is no TLS.
 func (h *house) openTLS(keys string) (pin [32]byte, err error) {
-	if isLoopback(h.config.Listen) && h.config.TLSCert == "" {
+	if h.config.loopback() && h.config.TLSCert == "" {
 		return pin, nil
 	}
 	if h.config.TLSCert != "" {
@@ -245,6 +246,7 @@ func (h *house) revoked(peerIDs ...string) {
 		return // at the start, nothing is connected yet
 	}
 	h.tracker.Remove(peerIDs...)
+	h.grants.Remove(peerIDs...)
 	if h.dht != nil {
 		h.dht.Drop(peerIDs...)
 	}
@@ -261,6 +263,7 @@ func (h *house) openRegistry(ctx context.Context) (err error) {
 
 func (h *house) openSwarm() {
 	h.fleet = fleet.New()
+	h.grants = api.NewGrants(h.key.Sign, time.Now)
 	h.tracker = tracker.New(tracker.Config{Seeds: h.seeds})
 	h.pieces = swarm.NewServer(swarm.ServerConfig{
 		Lookup: h.lookup,

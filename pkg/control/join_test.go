@@ -243,27 +243,19 @@ func TestAWelcomeIsKept(t *testing.T) {
 
 func TestSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.sock")
-	for range 2 { // the second run finds what the first left
-		l, err := ListenSocket(t.Context(), path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("the socket is %v, %v", info.Mode(), err)
-		}
-		l.(*net.UnixListener).SetUnlinkOnClose(false)
-		server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })}
-		go server.Serve(l) //nolint:errcheck // ends with Close
-		response, err := Socket(path).Get("http://anybody/")
-		if err != nil || response.StatusCode != http.StatusTeapot {
-			t.Errorf("%v, %v", response, err)
-		} else {
-			response.Body.Close()
-		}
-		server.Close()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	long := filepath.Join(t.TempDir(), strings.Repeat("x", 120))
-	if _, err := ListenSocket(t.Context(), long); err == nil || !strings.Contains(err.Error(), "--data") {
-		t.Errorf("a path that is too long: %v", err)
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })}
+	go server.Serve(l) //nolint:errcheck // ends with Close
+	defer server.Close()
+	response, err := Socket(path).Get("http://anybody/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusTeapot {
+		t.Error(response.Status)
 	}
 }
