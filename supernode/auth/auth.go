@@ -49,8 +49,10 @@ type Config struct {
 	CASHA256 [sha256.Size]byte
 	// OnRevoke is told of nodes that were turned away. May be nil.
 	OnRevoke func(peerIDs ...string)
-	Now      func() time.Time
-	Log      *slog.Logger
+	// Audit is told of logins, sessions and changes of credentials. May be nil.
+	Audit func(context.Context, Deed)
+	Now   func() time.Time
+	Log   *slog.Logger
 }
 
 // Auth is the gate. It is safe for concurrent use.

@@ -146,10 +146,6 @@ func grants(granted, want token.Access) bool {
 	return want.Type == "" || len(want.Actions) > 0
 }
 
-func denied(who string, want token.Access) error {
-	return fmt.Errorf("%w: %s on %s, as %s", ErrDenied, strings.Join(want.Actions, ", "), want.Name, who)
-}
-
 // IssuePull makes a token with which one node may pull from one repository,
 // for orders that a supernode gives.
 func (a *Auth) IssuePull(peerID, repository string, ttl time.Duration) (string, error) {

@@ -30,7 +30,9 @@ func (a *Auth) Login(r *http.Request, name, password string) (User, error) {
 	}
 	// The limit comes first: what is remembered is fast to guess at.
 	if d := a.limits.wait(name, address, a.cfg.Now()); d > 0 {
-		return User{}, &LimitError{After: d}
+		err := &LimitError{After: d}
+		a.tellLogin(r, record, err)
+		return User{}, err
 	}
 	if record.Name != "" && a.passwords.proven(name, password, record.Hash, a.cfg.Now()) {
 		return record.user(), nil
@@ -46,7 +48,9 @@ func (a *Auth) Login(r *http.Request, name, password string) (User, error) {
 	}
 	now := a.cfg.Now()
 	if d := a.limits.wait(name, address, now); d > 0 {
-		return User{}, &LimitError{After: d}
+		err := &LimitError{After: d}
+		a.tellLogin(r, record, err)
+		return User{}, err
 	}
 	if record.Name != "" && a.passwords.proven(name, password, record.Hash, now) {
 		return record.user(), nil
@@ -58,10 +62,12 @@ func (a *Auth) Login(r *http.Request, name, password string) (User, error) {
 	}
 	if !right || record.Name == "" {
 		a.cfg.Log.WarnContext(ctx, "login failed", "user", loggable(record), "address", address)
+		a.tellLogin(r, record, ErrLogin)
 		return User{}, ErrLogin
 	}
 	a.limits.succeed(name, address, counted, now)
 	a.passwords.prove(name, password, record.Hash, now)
+	a.tellLogin(r, record, nil)
 	return record.user(), nil
 }
 
@@ -81,7 +87,7 @@ func (a *Auth) credentials(ctx context.Context, name string) (*userRecord, error
 // loggable leaves out names that nobody has: people type passwords there.
 func loggable(u *userRecord) string {
 	if u.Name == "" {
-		return "(unknown)"
+		return unknown
 	}
 	return u.Name
 }

@@ -85,6 +85,7 @@ func (a *Auth) BeginSession(w http.ResponseWriter, r *http.Request, user User) e
 		}
 	}
 	setCookie(w, r, secret, int(sessionLife/time.Second))
+	a.tell(r, Deed{Subject: user.Name, Action: "session.begin"}, nil)
 	return nil
 }
 
@@ -96,9 +97,18 @@ func (a *Auth) EndSession(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return nil
 	}
-	if _, err := a.cfg.Meta.Commit(r.Context(), nil, []meta.Op{meta.Delete(sessionPrefix + hashed(secret))}); err != nil {
+	key := sessionPrefix + hashed(secret)
+	record, _, err := read[sessionRecord](r.Context(), a.cfg.Meta, key)
+	if err != nil {
 		return fmt.Errorf("end the session: %w", err)
 	}
+	if record == nil {
+		return nil
+	}
+	if _, err := a.cfg.Meta.Commit(r.Context(), nil, []meta.Op{meta.Delete(key)}); err != nil {
+		return fmt.Errorf("end the session: %w", err)
+	}
+	a.tell(r, Deed{Subject: record.User, Action: "session.end"}, nil)
 	return nil
 }
 

@@ -83,7 +83,7 @@ func (a *Auth) tokenByGet(r *http.Request) (*tokenAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.grant(r.Context(), user, req)
+	return a.granted(r, user, req)
 }
 
 func (a *Auth) tokenByPost(r *http.Request) (*tokenAnswer, error) {
@@ -101,14 +101,16 @@ func (a *Auth) tokenByPost(r *http.Request) (*tokenAnswer, error) {
 	case "password":
 		user, err = a.Login(r, f.Get("username"), f.Get("password"))
 	case "refresh_token":
-		user, err = a.refresh(r.Context(), f.Get("refresh_token"), req.service)
+		if user, err = a.refresh(r.Context(), f.Get("refresh_token"), req.service); errors.Is(err, ErrLogin) {
+			a.tell(r, Deed{Subject: unknown, Action: "login"}, err)
+		}
 	default:
 		err = &requestError{"grant_type must be password or refresh_token"}
 	}
 	if err != nil {
 		return nil, err
 	}
-	answer, err := a.grant(r.Context(), user, req)
+	answer, err := a.granted(r, user, req)
 	if err == nil && f.Get("grant_type") == "refresh_token" && !req.offline {
 		answer.RefreshToken = f.Get("refresh_token") // it stays good
 	}
@@ -127,6 +129,15 @@ func (a *Auth) parseRequest(service string, scopes []string, offline bool) (toke
 		return tokenRequest{}, &requestError{err.Error()}
 	}
 	return tokenRequest{service: service, scopes: access, offline: offline}, nil
+}
+
+// granted is grant, and tells of a token that lasts.
+func (a *Auth) granted(r *http.Request, user User, req tokenRequest) (*tokenAnswer, error) {
+	answer, err := a.grant(r.Context(), user, req)
+	if err == nil && req.offline {
+		a.tell(r, Deed{Subject: user.Name, Action: "refresh_token.create", Object: req.service}, nil)
+	}
+	return answer, err
 }
 
 // grant makes the tokens: of the access asked for, what decide leaves. What

@@ -181,7 +181,9 @@ func (a *Auth) ChangePassword(r *http.Request, name, old, next string) error {
 	if _, err := a.Login(r, name, old); err != nil {
 		return fmt.Errorf("change the password: %w", err)
 	}
-	return a.setPassword(r.Context(), name, next, false)
+	err := a.setPassword(r.Context(), name, next, false)
+	a.tell(r, Deed{Subject: name, Action: "password.change", Object: "user:" + name}, err)
+	return err
 }
 
 // SetPassword is an admin's doing: the user must change it. All sessions and
