@@ -16,7 +16,9 @@ import (
 	"connectrpc.com/connect"
 	dockerconfig "github.com/docker/cli/cli/config"
 
+	"github.com/shoalproject/shoal/pkg/control"
 	"github.com/shoalproject/shoal/pkg/durable"
+	"github.com/shoalproject/shoal/pkg/settings"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
 )
@@ -101,7 +103,7 @@ func parseSupernode(raw string) (*url.URL, error) {
 			host = raw
 		}
 		scheme := "https"
-		if isLoopback(host) {
+		if settings.Loopback(host) {
 			scheme = "http"
 		}
 		raw = scheme + "://" + raw
@@ -113,16 +115,11 @@ func parseSupernode(raw string) (*url.URL, error) {
 	if u.Host == "" || u.User != nil || (u.Scheme != "https" && u.Scheme != "http") {
 		return nil, fmt.Errorf("%w: %q is not the URL of a supernode, such as https://registry.example.com:8001", errUsage, raw)
 	}
-	if u.Scheme == "http" && !isLoopback(u.Hostname()) {
+	if u.Scheme == "http" && !settings.Loopback(u.Hostname()) {
 		return nil, fmt.Errorf("%w: %s would send a password in the clear; use https, plain http is for loopback only", errUsage, raw)
 	}
 	u.Path = ""
 	return u, nil
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(strings.Trim(host, "[]"))
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // supernodeHTTP is a client that trusts the system and the CA that was named.
@@ -203,10 +200,7 @@ func (a *app) agentClient() (shoalv1connect.AgentServiceClient, error) {
 	if path == "" {
 		return nil, fmt.Errorf("no agent was found on this host (looked for %s); start 'dfagent serve', or name its socket with --agent", strings.Join(agentPlaces, ", "))
 	}
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", path)
-	}}
-	return shoalv1connect.NewAgentServiceClient(&http.Client{Transport: transport}, "http://agent"), nil
+	return shoalv1connect.NewAgentServiceClient(control.Socket(path), "http://agent"), nil
 }
 
 // agentStatus asks the agent who it is; that also tells its mirror's address.

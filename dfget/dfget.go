@@ -14,6 +14,8 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/shoalproject/shoal/pkg/blob"
 )
 
 // Exit statuses, as scripts may rely on them.
@@ -59,11 +61,11 @@ func exitStatus(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.Is(err, errUsage):
+	case errors.Is(err, errUsage), errors.Is(err, blob.ErrInvalidName), connect.CodeOf(err) == connect.CodeInvalidArgument:
 		return exitUsage
 	case errors.Is(err, errDenied), connect.CodeOf(err) == connect.CodePermissionDenied, connect.CodeOf(err) == connect.CodeUnauthenticated:
 		return exitDenied
-	case errors.Is(err, errNotFound), connect.CodeOf(err) == connect.CodeNotFound:
+	case errors.Is(err, errNotFound), errors.Is(err, blob.ErrNoPlatform), connect.CodeOf(err) == connect.CodeNotFound:
 		return exitNotFound
 	}
 	return exitFailed

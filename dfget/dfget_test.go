@@ -8,33 +8,6 @@ import (
 	"testing"
 )
 
-func TestParseReference(t *testing.T) {
-	const d = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-	for in, want := range map[string]string{
-		"demo/app":                       " demo/app latest ",
-		"demo/app:v1":                    " demo/app v1 ",
-		"app":                            " app latest ",
-		"docker.io/alpine:3":             "docker.io library/alpine 3 ",
-		"docker.io/library/alpine":       "docker.io library/alpine latest ",
-		"localhost/x/y:z":                "localhost x/y z ",
-		"127.0.0.1:5000/x/y":             "127.0.0.1:5000 x/y latest ",
-		"demo/app@" + d:                  " demo/app  " + d,
-		"r.example.com:8001/a/b:t@" + d:  "r.example.com:8001 a/b t " + d,
-		"r.example.com:8001/a/b/c/d:t.1": "r.example.com:8001 a/b/c/d t.1 ",
-	} {
-		r, err := parseReference(in)
-		got := r.Registry + " " + r.Repository + " " + r.tag + " " + string(r.digest)
-		if err != nil || got != want {
-			t.Errorf("parseReference(%q) = %q, %v; want %q", in, got, err, want)
-		}
-	}
-	for _, bad := range []string{"", d, "demo/app@sha256:00", "a b", "demo/app?x=1", "docker.io/"} {
-		if r, err := parseReference(bad); !errors.Is(err, errUsage) {
-			t.Errorf("parseReference(%q) = %+v, %v; want wrong usage", bad, r, err)
-		}
-	}
-}
-
 func TestParseSupernode(t *testing.T) {
 	for in, want := range map[string]string{
 		"127.0.0.1:8001":               "http://127.0.0.1:8001",

@@ -67,59 +67,17 @@ func (a *app) fetch(ctx context.Context, what string, o fetchOptions) error {
 	return nil
 }
 
-// reference is an image or blob name taken apart.
-type reference struct {
-	blob.Ref
-	tag    string
-	digest blob.Digest
-}
-
-// parseReference reads [REGISTRY/]REPOSITORY[:TAG][@DIGEST]. As in Docker, a
-// first element is a registry when it has a dot or a colon or is localhost;
-// without one the supernode's own registry is meant.
-func parseReference(s string) (reference, error) {
-	var r reference
-	name, digest, hasDigest := strings.Cut(s, "@")
-	if hasDigest {
-		d, err := blob.ParseDigest(digest)
-		if err != nil {
-			return r, fmt.Errorf("%w: %w", errUsage, err)
-		}
-		r.digest = d
+// parseImage is blob.ParseImage for what a person typed.
+func parseImage(s string) (blob.Image, error) {
+	i, err := blob.ParseImage(s)
+	if err != nil {
+		return i, fmt.Errorf("%w: %w", errUsage, err)
 	}
-	if _, err := blob.ParseDigest(s); err == nil {
-		return r, fmt.Errorf("%w: a digest alone does not say whose it is; write REPOSITORY@%s", errUsage, s)
-	}
-	first, rest, found := strings.Cut(name, "/")
-	if found && (strings.ContainsAny(first, ".:") || first == "localhost") {
-		r.Registry, name = first, rest
-	}
-	if i := strings.LastIndexByte(name, ':'); i >= 0 {
-		name, r.tag = name[:i], name[i+1:]
-	}
-	if r.Registry == "docker.io" && !strings.Contains(name, "/") {
-		name = "library/" + name
-	}
-	r.Repository = name
-	if name == "" || strings.HasSuffix(name, "/") || strings.ContainsAny(s, " \t?#") {
-		return r, fmt.Errorf("%w: %q is not [REGISTRY/]REPOSITORY[:TAG][@DIGEST]", errUsage, s)
-	}
-	if r.tag == "" && r.digest == "" {
-		r.tag = "latest"
-	}
-	return r, nil
-}
-
-// name is what follows /manifests/ in the request.
-func (r reference) name() string {
-	if r.digest != "" {
-		return string(r.digest)
-	}
-	return r.tag
+	return i, nil
 }
 
 func (a *app) fetchReference(ctx context.Context, what string, o fetchOptions) (result, error) {
-	ref, err := parseReference(what)
+	image, err := parseImage(what)
 	if err != nil {
 		return result{}, err
 	}
@@ -127,11 +85,11 @@ func (a *app) fetchReference(ctx context.Context, what string, o fetchOptions) (
 	if err != nil {
 		return result{}, err
 	}
-	registry, err := a.mirror(status.MirrorAddr, ref.Ref)
+	registry, err := a.mirror(status.MirrorAddr, image.Ref)
 	if err != nil {
 		return result{}, err
 	}
-	return a.fetchImage(ctx, registry, ref, o)
+	return a.fetchImage(ctx, registry, image, o)
 }
 
 // fetchURL sends a registry's blob URL through the agent and fetches any
@@ -147,18 +105,18 @@ func (a *app) fetchURL(ctx context.Context, raw string, o fetchOptions) (result,
 			return result{}, fmt.Errorf("%w: %w", errUsage, err)
 		}
 	}
-	if ref, ok := blobURL(u); ok {
+	if image, ok := blobURL(u); ok {
 		if status, err := a.agentStatus(ctx); err == nil {
-			registry, err := a.mirror(status.MirrorAddr, ref.Ref)
+			registry, err := a.mirror(status.MirrorAddr, image.Ref)
 			if err != nil {
 				return result{}, err
 			}
-			known, err := registry.hasBlob(ctx, ref.digest)
+			known, err := registry.hasBlob(ctx, image.Digest)
 			if err != nil {
 				return result{}, err
 			}
 			if known {
-				return a.fetchBlob(ctx, registry, ref.digest, o.out)
+				return a.fetchBlob(ctx, registry, image.Digest, o.out)
 			}
 		}
 	}
@@ -167,14 +125,14 @@ func (a *app) fetchURL(ctx context.Context, raw string, o fetchOptions) (result,
 }
 
 // blobURL recognises https://REGISTRY/v2/REPOSITORY/blobs/DIGEST.
-func blobURL(u *url.URL) (reference, bool) {
+func blobURL(u *url.URL) (blob.Image, bool) {
 	path, ok := strings.CutPrefix(u.Path, "/v2/")
 	repository, digest, found := strings.Cut(path, "/blobs/")
 	d, err := blob.ParseDigest(digest)
 	if !ok || !found || err != nil {
-		return reference{}, false
+		return blob.Image{}, false
 	}
-	return reference{Ref: blob.Ref{Registry: u.Host, Repository: repository}, digest: d}, true
+	return blob.Image{Ref: blob.Ref{Registry: u.Host, Repository: repository}, Digest: d}, true
 }
 
 // formatBytes writes a size as people read it (powers of 1000, as in 50GB).

@@ -25,10 +25,10 @@ const parallelBlobs = 3
 
 // fetchImage writes an image as an OCI layout (image-spec 1.1), or one blob
 // when the digest names no manifest.
-func (a *app) fetchImage(ctx context.Context, g *registry, ref reference, o fetchOptions) (result, error) {
-	root, body, err := g.manifest(ctx, ref.name())
-	if errors.Is(err, errNotFound) && ref.digest != "" {
-		return a.fetchBlob(ctx, g, ref.digest, o.out)
+func (a *app) fetchImage(ctx context.Context, g *registry, image blob.Image, o fetchOptions) (result, error) {
+	root, body, err := g.manifest(ctx, image.Reference())
+	if errors.Is(err, errNotFound) && image.Digest != "" {
+		return a.fetchBlob(ctx, g, image.Digest, o.out)
 	}
 	if err != nil {
 		return result{}, err
@@ -43,8 +43,8 @@ func (a *app) fetchImage(ctx context.Context, g *registry, ref reference, o fetc
 	if err != nil {
 		return result{}, err
 	}
-	if ref.tag != "" {
-		root.Annotations = map[string]string{ocispec.AnnotationRefName: ref.tag}
+	if image.Tag != "" {
+		root.Annotations = map[string]string{ocispec.AnnotationRefName: image.Tag}
 	}
 	if err := l.finish(root); err != nil {
 		return result{}, err
@@ -82,7 +82,7 @@ func (l *layoutWriter) write(ctx context.Context, root blob.Descriptor, body []b
 	}
 	if len(parsed.Manifests) > 0 {
 		if platform != "all" {
-			child, err := pickPlatform(parsed.Manifests, platform)
+			child, err := blob.PickPlatform(parsed.Manifests, platform)
 			if err != nil {
 				return root, err
 			}
@@ -159,26 +159,6 @@ func (l *layoutWriter) finish(root blob.Descriptor) error {
 		return err
 	}
 	return durable.WriteFile(filepath.Join(l.dir, ocispec.ImageIndexFile), raw, 0o644)
-}
-
-// pickPlatform chooses the manifest for os/arch[/variant].
-func pickPlatform(manifests []blob.Descriptor, platform string) (blob.Descriptor, error) {
-	parts := strings.SplitN(platform, "/", 3)
-	if len(parts) < 2 {
-		return blob.Descriptor{}, fmt.Errorf("%w: platform %q is not os/arch[/variant]", errUsage, platform)
-	}
-	var have []string
-	for _, m := range manifests {
-		p := m.Platform
-		if p == nil {
-			continue
-		}
-		have = append(have, strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/"))
-		if p.OS == parts[0] && p.Architecture == parts[1] && (len(parts) < 3 || p.Variant == parts[2]) {
-			return m, nil
-		}
-	}
-	return blob.Descriptor{}, fmt.Errorf("%w: the image has no %s; it has %s", errNotFound, platform, strings.Join(have, ", "))
 }
 
 // tarFolder packs a folder into one file, written aside and renamed.

@@ -32,7 +32,7 @@ every host that was asked has all of it.`,
 				return err
 			}
 			for _, image := range args {
-				if _, err := parseReference(image); err != nil {
+				if _, err := parseImage(image); err != nil {
 					return err
 				}
 			}

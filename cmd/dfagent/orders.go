@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	goruntime "runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -120,11 +118,11 @@ func (o *orders) image(ctx context.Context, ref blob.Ref, d blob.Digest, p *shoa
 	m.total.Add(manifest.Descriptor.Size)
 	m.done.Add(manifest.Descriptor.Size)
 	if children := childrenOf(manifest.Body); len(children) > 0 {
-		child, err := platformOf(children, p.Platform)
+		child, err := blob.PickPlatform(children, p.Platform)
 		if err != nil {
 			return err
 		}
-		return o.image(ctx, ref, child, p, m)
+		return o.image(ctx, ref, child.Digest, p, m)
 	}
 	blobs := blobsOf(manifest.Body)
 	pull := o.agent.fetcher.BeginPull(ref.String()+"@"+string(d), blobs)
@@ -150,20 +148,6 @@ func (o *orders) blob(ctx context.Context, r fetch.Request, m *meter) error {
 		m.done.Add(r.Size - counted)
 	}
 	return err
-}
-
-func platformOf(children []blob.Descriptor, platform string) (blob.Digest, error) {
-	parts := strings.SplitN(platform, "/", 3)
-	if len(parts) < 2 {
-		return "", fmt.Errorf("platform %q is not os/arch[/variant]", platform)
-	}
-	for _, c := range children {
-		if c.Platform != nil && c.Platform.OS == parts[0] && c.Platform.Architecture == parts[1] &&
-			(len(parts) < 3 || c.Platform.Variant == parts[2]) {
-			return c.Digest, nil
-		}
-	}
-	return "", fmt.Errorf("the image has no %s", platform)
 }
 
 // unpack brings the image from the store into the runtime, through this
