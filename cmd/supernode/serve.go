@@ -150,7 +150,7 @@ func reached(listen, host string) string {
 
 func (h *house) openAPI() {
 	h.api = api.Config{
-		Auth: h.auth, Node: h.node, Registry: h.registry, Pieces: h.pieces, Tracker: h.tracker, Fleet: h.fleet,
+		Auth: h.auth, Node: h.node, Registry: h.registry, Pieces: h.pieces, Tracker: h.tracker, Grants: h.grants, Fleet: h.fleet,
 		Seed: origins{h.seed}, Meta: h.meta, Welcome: h.welcome, IDC: h.config.IDC, Ready: h.ready.ServeHTTP,
 		Stopping: h.stopping, Now: time.Now, Log: h.log,
 	}
@@ -195,6 +195,7 @@ func (h *house) keepHouse(ctx context.Context) error {
 			return nil
 		case now := <-sweep.C:
 			h.tracker.Sweep(now)
+			h.grants.Sweep()
 			err = h.auth.Sweep(ctx)
 		case <-renewal.C:
 			err = h.renewOwn()

@@ -34,4 +34,7 @@ type Neighbours struct {
 	// to the seed, 0 when it did not.
 	RefusedStatus int
 	RefusedReason string
+	// Grant is a supernode's signed leave to fetch the pieces of this digest,
+	// to be shown to each peer; nil from those who cannot give one.
+	Grant []byte
 }

@@ -55,6 +55,7 @@ type Config struct {
 	Registry *registry.Registry
 	Pieces   http.Handler // the swarm's
 	Tracker  *tracker.Tracker
+	Grants   *Grants
 	Fleet    *fleet.Fleet
 	Seed     Seed
 	Meta     meta.Backuper

@@ -41,6 +41,9 @@ type outside struct {
 
 func (o *outside) Ensure(_ context.Context, a *tracker.Announcement, origin blob.Origin) {
 	a.Seed = tracker.SeedHas
+	if origin.Ref.Registry == "private.example" {
+		a.Seed = tracker.SeedRefused
+	}
 	o.asked <- origin
 }
 
@@ -99,7 +102,8 @@ func newFront(t *testing.T) *front {
 		Tracker: tracker.New(tracker.Config{Seeds: func() []blob.Peer {
 			return []blob.Peer{{ID: f.key.PeerID().String(), Addr: ":8002", Seed: true, Complete: true}}
 		}}),
-		Ready: telemetry.Alive, Stopping: f.stopping, Now: f.now, Log: log,
+		Grants: NewGrants(f.key.Sign, f.now),
+		Ready:  telemetry.Alive, Stopping: f.stopping, Now: f.now, Log: log,
 	}
 	f.Auth, err = auth.New(t.Context(), auth.Config{
 		Meta: store, TokenKey: tokenKey, MemberKey: memberKey, IDC: "here", Issuer: "shoal/here", Service: "shoal-registry",

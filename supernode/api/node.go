@@ -133,18 +133,20 @@ func (s nodeService) Announce(ctx context.Context, req *connect.Request[shoalv1.
 		if err != nil {
 			return nil, connect.NewError(connect.CodeInvalidArgument, err)
 		}
-		list = append(list, s.announcement(ctx, d, a))
+		list = append(list, s.announcement(ctx, from, d, a))
 	}
 	peer := tracker.Peer{ID: from.PeerID, Addr: from.addrOf(m.SwarmAddr), Rack: m.Rack, Zone: m.Zone}
 	replies := s.Tracker.Announce(s.Now(), peer, list)
 	answer := &shoalv1.AnnounceResponse{Epoch: s.Tracker.Epoch(), BeatMs: s.Tracker.Beat().Milliseconds()}
-	for _, r := range replies {
-		answer.Neighbours = append(answer.Neighbours, neighbours(r, localHost(ctx)))
+	for i, r := range replies {
+		n := neighbours(r, localHost(ctx))
+		s.grant(n, from, list[i])
+		answer.Neighbours = append(answer.Neighbours, n)
 	}
 	return connect.NewResponse(answer), nil
 }
 
-func (s nodeService) announcement(ctx context.Context, d blob.Digest, a *shoalv1.Announcement) tracker.Announcement {
+func (s nodeService) announcement(ctx context.Context, from caller, d blob.Digest, a *shoalv1.Announcement) tracker.Announcement {
 	out := tracker.Announcement{Digest: d, Size: a.Size, State: tracker.State(a.State), Held: int(a.PiecesHeld)}
 	if out.State != tracker.Wants {
 		return out
@@ -154,6 +156,11 @@ func (s nodeService) announcement(ctx context.Context, d blob.Digest, a *shoalv1
 		origin = blob.Origin{Ref: blob.Ref{Registry: o.Registry, Repository: o.Repository}, Token: o.Token}
 	}
 	out.Outside = origin.Ref.Registry != ""
+	if !out.Outside && !s.mayFetch(ctx, from, d, origin) {
+		// The same answer as for a digest that does not exist.
+		out.Seed, out.RefusedStatus, out.RefusedReason = tracker.SeedRefused, http.StatusNotFound, "no repository here holds it"
+		return out
+	}
 	s.Seed.Ensure(ctx, &out, origin)
 	return out
 }

@@ -106,3 +106,17 @@ func (c *Content) Proof() (*blob.PieceMap, []*blob.Batch, <-chan struct{}) {
 
 // Close lets the blob go.
 func (c *Content) Close() error { return c.object.Close() }
+
+// Holds reports whether a repository holds a digest, as a blob or a manifest.
+func (g *Registry) Holds(ctx context.Context, repository string, d blob.Digest) (bool, error) {
+	for _, key := range []string{keyLink(repository, d), keyManifest(repository, d)} {
+		_, err := g.Meta.Get(ctx, key)
+		if err == nil {
+			return true, nil
+		}
+		if !errors.Is(err, meta.ErrNotFound) {
+			return false, fmt.Errorf("look for %s in %s: %w", d, repository, err)
+		}
+	}
+	return false, nil
+}

@@ -401,7 +401,7 @@ func (c *Client) heard(answer *shoalv1.AnnounceResponse, asked map[blob.Digest][
 
 func neighbours(n *shoalv1.Neighbours) blob.Neighbours {
 	out := blob.Neighbours{
-		OriginBytes: max(n.OriginBytes, 0), RefusedStatus: int(n.RefusedStatus), RefusedReason: n.RefusedReason,
+		OriginBytes: max(n.OriginBytes, 0), RefusedStatus: int(n.RefusedStatus), RefusedReason: n.RefusedReason, Grant: n.Grant,
 	}
 	for _, p := range n.Peers[:min(len(n.Peers), neighboursMost)] {
 		out.Peers = append(out.Peers, blob.Peer{

@@ -856,6 +856,8 @@ type Neighbours struct {
 	// Set when upstream refused the digest: an HTTP status.
 	RefusedStatus int32  `protobuf:"varint,5,opt,name=refused_status,json=refusedStatus,proto3" json:"refused_status,omitempty"`
 	RefusedReason string `protobuf:"bytes,6,opt,name=refused_reason,json=refusedReason,proto3" json:"refused_reason,omitempty"`
+	// Lets this node fetch the pieces of this digest: shown to each neighbour.
+	Grant         []byte `protobuf:"bytes,7,opt,name=grant,proto3" json:"grant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -930,6 +932,13 @@ func (x *Neighbours) GetRefusedReason() string {
 		return x.RefusedReason
 	}
 	return ""
+}
+
+func (x *Neighbours) GetGrant() []byte {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
 }
 
 type Neighbour struct {
@@ -1655,7 +1664,7 @@ const file_shoal_v1_node_proto_rawDesc = "" +
 	"neighbours\x18\x01 \x03(\v2\x14.shoal.v1.NeighboursR\n" +
 	"neighbours\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x17\n" +
-	"\abeat_ms\x18\x03 \x01(\x03R\x06beatMs\"\xdb\x01\n" +
+	"\abeat_ms\x18\x03 \x01(\x03R\x06beatMs\"\xf1\x01\n" +
 	"\n" +
 	"Neighbours\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12)\n" +
@@ -1663,7 +1672,8 @@ const file_shoal_v1_node_proto_rawDesc = "" +
 	"\bagain_ms\x18\x03 \x01(\x03R\aagainMs\x12!\n" +
 	"\forigin_bytes\x18\x04 \x01(\x03R\voriginBytes\x12%\n" +
 	"\x0erefused_status\x18\x05 \x01(\x05R\rrefusedStatus\x12%\n" +
-	"\x0erefused_reason\x18\x06 \x01(\tR\rrefusedReason\"\x8f\x01\n" +
+	"\x0erefused_reason\x18\x06 \x01(\tR\rrefusedReason\x12\x14\n" +
+	"\x05grant\x18\a \x01(\fR\x05grant\"\x8f\x01\n" +
 	"\tNeighbour\x12\x17\n" +
 	"\apeer_id\x18\x01 \x01(\tR\x06peerId\x12\x1d\n" +
 	"\n" +

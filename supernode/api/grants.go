@@ -1,0 +1,132 @@
+package api
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/token"
+	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
+	"github.com/shoalproject/shoal/supernode/tracker"
+)
+
+const (
+	// grantLife is how long a piece grant opens a digest; each answer of the
+	// tracker brings a new one while the node still wants it.
+	grantLife = 10 * time.Minute
+	// flightLife is for how long a node that was let in may go on with its
+	// flight when the token that opened it has run out.
+	flightLife = time.Hour
+	// maxEntered bounds the flights that are remembered.
+	maxEntered = 100_000
+)
+
+// Grants decides which node may have the pieces of which digest, and makes out
+// the leave that its neighbours ask for.
+type Grants struct {
+	sign blob.SignFunc
+	now  func() time.Time
+
+	mu      sync.Mutex
+	entered map[flightKey]time.Time // when a right was last shown; guarded by mu
+}
+
+type flightKey struct {
+	peerID string
+	digest blob.Digest
+}
+
+// NewGrants makes an empty one; sign is the supernode's.
+func NewGrants(sign blob.SignFunc, now func() time.Time) *Grants {
+	return &Grants{sign: sign, now: now, entered: map[flightKey]time.Time{}}
+}
+
+// enter notes that a node showed its right to a digest.
+func (g *Grants) enter(k flightKey) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.entered) >= maxEntered {
+		g.sweepLocked()
+	}
+	if len(g.entered) < maxEntered {
+		g.entered[k] = g.now()
+	}
+}
+
+// inFlight reports whether a node showed its right not long ago.
+func (g *Grants) inFlight(k flightKey) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	at, ok := g.entered[k]
+	return ok && g.now().Sub(at) < flightLife
+}
+
+// Sweep forgets flights that are over; call it now and then.
+func (g *Grants) Sweep() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sweepLocked()
+}
+
+func (g *Grants) sweepLocked() {
+	for k, at := range g.entered {
+		if g.now().Sub(at) >= flightLife {
+			delete(g.entered, k)
+		}
+	}
+}
+
+// Remove forgets what nodes showed, as when they are turned away.
+func (g *Grants) Remove(peerIDs ...string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for k := range g.entered {
+		if slices.Contains(peerIDs, k.peerID) {
+			delete(g.entered, k)
+		}
+	}
+}
+
+// mint makes out a grant.
+func (g *Grants) mint(k flightKey) ([]byte, error) {
+	return token.NewGrant(k.peerID, k.digest, g.now().Add(grantLife), g.sign)
+}
+
+// mayFetch reports whether a node may have a blob of this registry for a
+// reader who names a repository: the reader's token or the node's own project
+// opens the repository, and the repository links the digest. Knowing a digest
+// is no right, and naming it under another repository is none either.
+func (s nodeService) mayFetch(ctx context.Context, from caller, d blob.Digest, o blob.Origin) bool {
+	k := flightKey{from.PeerID, d}
+	project, _, _ := strings.Cut(o.Ref.Repository, "/")
+	opened := o.Ref.Repository != "" &&
+		(slices.Contains(from.Membership.Projects, project) || s.Auth.MayPull(o.Token, o.Ref.Repository))
+	if !opened {
+		return s.Grants.inFlight(k)
+	}
+	links, err := s.Registry.Holds(ctx, o.Ref.Repository, d)
+	if err != nil {
+		s.Log.Error("a piece grant was not decided", "repository", o.Ref.Repository, "digest", d, "error", err)
+		return false
+	}
+	if links {
+		s.Grants.enter(k)
+	}
+	return links
+}
+
+// grant adds the leave to an answer that names neighbours.
+func (s nodeService) grant(n *shoalv1.Neighbours, from caller, a tracker.Announcement) {
+	if a.State != tracker.Wants || a.Seed != tracker.SeedHas {
+		return
+	}
+	raw, err := s.Grants.mint(flightKey{from.PeerID, a.Digest})
+	if err != nil {
+		s.Log.Error("a piece grant was not made", "digest", a.Digest, "error", err)
+		return
+	}
+	n.Grant = raw
+}

@@ -1,0 +1,134 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/identity"
+	"github.com/shoalproject/shoal/pkg/token"
+	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
+)
+
+// pushBlob puts bytes into a repository and returns their digest.
+func (f *front) pushBlob(repository, content string) blob.Digest {
+	f.t.Helper()
+	d := blob.Digest("sha256:").Algorithm().FromString(content)
+	response, body := f.do(http.MethodPost, "/v2/"+repository+"/blobs/uploads/?digest="+string(d), strings.NewReader(content), func(r *http.Request) {
+		r.SetBasicAuth("admin", f.password)
+		r.Header.Set("Content-Type", "application/octet-stream")
+	})
+	if response.StatusCode != http.StatusCreated {
+		f.t.Fatalf("push into %s: %s %s", repository, response.Status, body)
+	}
+	return d
+}
+
+// want announces that a member wants a blob and returns the answer about it.
+func (m *member) want(d blob.Digest, o *shoalv1.Origin) *shoalv1.Neighbours {
+	m.f.t.Helper()
+	answer, err := m.Announce(m.f.t.Context(), connect.NewRequest(&shoalv1.AnnounceRequest{
+		SwarmAddr:     ":65002",
+		Announcements: []*shoalv1.Announcement{{Digest: string(d), Size: 6, State: shoalv1.Announcement_WANTS, Origin: o}},
+	}))
+	if err != nil {
+		m.f.t.Fatal(err)
+	}
+	if o != nil && o.Registry != "" || len(m.f.outside.asked) > 0 {
+		<-m.f.outside.asked
+	}
+	if len(answer.Msg.Neighbours) != 1 {
+		m.f.t.Fatalf("%d answers about one digest", len(answer.Msg.Neighbours))
+	}
+	return answer.Msg.Neighbours[0]
+}
+
+func (m *member) pullToken(repository string) string {
+	m.f.t.Helper()
+	raw, err := m.f.Auth.IssuePull(m.id(), repository, time.Minute)
+	if err != nil {
+		m.f.t.Fatal(err)
+	}
+	return raw
+}
+
+func TestAGrantNeedsARightToARepositoryThatLinksTheDigest(t *testing.T) {
+	f := newFront(t)
+	secret := f.pushBlob("alpha/app", "secret")
+	f.pushBlob("beta/app", "theirs")
+	unknown := blob.Digest("sha256:" + strings.Repeat("0", 64))
+	m := f.join()
+	mine, theirs := m.pullToken("alpha/app"), m.pullToken("beta/app")
+	for name, c := range map[string]struct {
+		d       blob.Digest
+		o       *shoalv1.Origin
+		granted bool
+	}{
+		"with a right":                             {secret, &shoalv1.Origin{Repository: "alpha/app", Token: mine}, true},
+		"an upstream's":                            {unknown, &shoalv1.Origin{Registry: "docker.io", Repository: "library/x"}, true},
+		"an upstream's that was refused":           {unknown, &shoalv1.Origin{Registry: "private.example", Repository: "x"}, false},
+		"a digest that does not exist":             {unknown, &shoalv1.Origin{Repository: "alpha/app", Token: mine}, false},
+		"a token of another repository":            {secret, &shoalv1.Origin{Repository: "alpha/app", Token: theirs}, false},
+		"the digest under an own repository":       {secret, &shoalv1.Origin{Repository: "beta/app", Token: theirs}, false},
+		"the digest alone":                         {secret, nil, false},
+		"the digest and no repository":             {secret, &shoalv1.Origin{Token: mine}, false},
+		"no token":                                 {secret, &shoalv1.Origin{Repository: "alpha/app"}, false},
+		"garbage for a token":                      {secret, &shoalv1.Origin{Repository: "alpha/app", Token: "x"}, false},
+		"a repository that only begins like mine":  {secret, &shoalv1.Origin{Repository: "alpha/app2", Token: mine}, false},
+		"a project of mine, another repository's ": {secret, &shoalv1.Origin{Repository: "alpha/other", Token: mine}, false},
+	} {
+		// A node of its own each, so that no case profits from another's right.
+		asker := f.join()
+		n := asker.want(c.d, c.o)
+		if !c.granted {
+			if len(n.Grant) > 0 || len(n.Peers) > 0 {
+				t.Errorf("%s: got a grant or neighbours: %v", name, n)
+			}
+			continue
+		}
+		g := token.NewGrants(identity.NewTrust(f.key.PeerID().String()).Verify, f.now)
+		if err := g.Check(n.Grant, asker.id(), c.d); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if g.Check(n.Grant, m.id(), c.d) == nil {
+			t.Errorf("%s: the grant opens for another peer", name)
+		}
+	}
+}
+
+func TestARefusedDigestAndAnUnknownOneGetTheSameAnswer(t *testing.T) {
+	f := newFront(t)
+	secret := f.pushBlob("alpha/app", "secret")
+	m := f.join()
+	refused := m.want(secret, &shoalv1.Origin{Repository: "alpha/app"})
+	unknown := m.want(blob.Digest("sha256:"+strings.Repeat("0", 64)), &shoalv1.Origin{Repository: "alpha/app"})
+	refused.Digest, unknown.Digest = "", ""
+	if refused.String() != unknown.String() {
+		t.Errorf("refused: %v\nunknown: %v", refused, unknown)
+	}
+}
+
+func TestAFlightOutlivesItsToken(t *testing.T) {
+	f := newFront(t)
+	secret := f.pushBlob("alpha/app", "secret")
+	m := f.join()
+	o := &shoalv1.Origin{Repository: "alpha/app", Token: m.pullToken("alpha/app")}
+	if n := m.want(secret, o); len(n.Grant) == 0 {
+		t.Fatal("no grant at all")
+	}
+	f.offset.Store(int64(20 * time.Minute)) // the token has run out
+	if n := m.want(secret, o); len(n.Grant) == 0 {
+		t.Error("the flight was cut when its token ran out")
+	}
+	if n := f.join().want(secret, o); len(n.Grant) > 0 {
+		t.Error("another node flies on with it")
+	}
+	f.offset.Store(int64(20*time.Minute + flightLife))
+	if n := m.want(secret, o); len(n.Grant) > 0 {
+		t.Error("the flight goes on for ever")
+	}
+}
