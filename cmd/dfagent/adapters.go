@@ -117,7 +117,7 @@ type exchangeOf struct{ *swarm.Exchange }
 
 func (e exchangeOf) Fetch(ctx context.Context, r fetch.SwarmRequest) error {
 	return e.Exchange.Fetch(ctx, swarm.FetchRequest{
-		Sink: r.Blob, Peers: r.Peers, Class: r.Class, Claim: r.Claim, Got: r.Got, Hedged: r.Hedged,
+		Sink: r.Blob, Peers: r.Peers, Class: r.Class, Claim: r.Claim, Got: r.Got, Grant: r.Grant, Hedged: r.Hedged,
 	})
 }
 

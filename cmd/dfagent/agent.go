@@ -42,6 +42,7 @@ type agent struct {
 	node      *identity.Node
 	trust     *identity.Trust
 	believer  *believer
+	grants    *token.Grants
 	verifier  *token.Verifier
 	line      *control.Line
 	names     *names
@@ -153,6 +154,7 @@ func namespaces(first string) []string {
 
 func (a *agent) openSwarm() {
 	a.believer = &believer{trust: a.trust, line: a.line, refuted: map[string]bool{}}
+	a.grants = token.NewGrants(a.trust.Verify, a.clock.Now)
 	a.exchange = swarm.NewExchange(swarm.Config{
 		Self:          a.key.PeerID().String(),
 		Dial:          a.node.Dial,
@@ -166,7 +168,7 @@ func (a *agent) openSwarm() {
 	a.pieces = swarm.NewServer(swarm.ServerConfig{
 		Lookup:      a.lookup,
 		Member:      a.node.PeerID,
-		Allow:       func(context.Context, string, blob.Digest) error { return nil },
+		Allow:       a.allow,
 		Slots:       a.config.UploadSlots,
 		UploadLimit: limiter(a.config.UploadLimit),
 		Log:         a.log,
@@ -222,6 +224,7 @@ func (a *agent) openDHT(ctx context.Context, w *shoalv1.Welcome) (err error) {
 		SwarmAddr: a.config.SwarmListen,
 		Holdings:  a.holding,
 		Tags:      a.tagRecords,
+		Allow:     func(string, blob.Digest) bool { return a.onItsOwn() },
 		VerifyTag: a.trust.Verify,
 		Log:       a.log,
 	})

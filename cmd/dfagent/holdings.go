@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/discovery/dht"
@@ -21,6 +22,23 @@ func (a *agent) lookup(_ context.Context, d blob.Digest) (swarm.Content, error) 
 		return content, nil
 	}
 	return nil, err
+}
+
+// allow decides whether a neighbour may have a blob: by a supernode's grant,
+// or, while no supernode can be asked for one, by its membership alone.
+func (a *agent) allow(_ context.Context, peerID string, d blob.Digest, grant []byte) error {
+	err := a.grants.Check(grant, peerID, d)
+	if err != nil && a.onItsOwn() {
+		return nil
+	}
+	return err
+}
+
+// onItsOwn reports whether no supernode has been reached for a moment, and one
+// was within the grace.
+func (a *agent) onItsOwn() bool {
+	away := a.line.Away()
+	return away > 0 && away < time.Duration(a.line.Welcome().OfflineGraceSeconds)*time.Second
 }
 
 // holding says to the DHT what this host has of a blob.

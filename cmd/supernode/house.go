@@ -21,6 +21,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/identity"
 	"github.com/shoalproject/shoal/pkg/store"
 	"github.com/shoalproject/shoal/pkg/swarm"
+	"github.com/shoalproject/shoal/pkg/token"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/supernode/api"
 	"github.com/shoalproject/shoal/supernode/auth"
@@ -52,7 +53,8 @@ type house struct {
 	cache    *store.Store
 	seed     *seed.Seed
 	tracker  *tracker.Tracker
-	grants   *api.Grants
+	grants   *api.Grants   // makes them out
+	shown    *token.Grants // checks those that are shown
 	fleet    *fleet.Fleet
 	dht      *dht.Node
 	pieces   *swarm.Server
@@ -264,13 +266,16 @@ func (h *house) openRegistry(ctx context.Context) (err error) {
 func (h *house) openSwarm() {
 	h.fleet = fleet.New()
 	h.grants = api.NewGrants(h.key.Sign, time.Now)
+	h.shown = token.NewGrants(h.trust.Verify, time.Now)
 	h.tracker = tracker.New(tracker.Config{Seeds: h.seeds})
 	h.pieces = swarm.NewServer(swarm.ServerConfig{
 		Lookup: h.lookup,
 		Member: h.node.PeerID,
-		Allow:  func(context.Context, string, blob.Digest) error { return nil },
-		Seed:   true,
-		Slots:  h.config.UploadSlots, UploadLimit: h.limiter(), Log: h.log, Metrics: h.metrics,
+		Allow: func(_ context.Context, peerID string, d blob.Digest, grant []byte) error {
+			return h.shown.Check(grant, peerID, d)
+		},
+		Seed:  true,
+		Slots: h.config.UploadSlots, UploadLimit: h.limiter(), Log: h.log, Metrics: h.metrics,
 	})
 }
 

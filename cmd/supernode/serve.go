@@ -89,6 +89,9 @@ func (h *house) openDHT(ctx context.Context) (err error) {
 		SwarmAddr: h.config.SwarmListen,
 		Seed:      true,
 		Holdings:  func(d blob.Digest) (dht.Holding, bool) { return h.holding(ctx, d) },
+		// While this supernode answers, the tracker names holders to those who
+		// may know; the DHT is for when it does not.
+		Allow:     func(string, blob.Digest) bool { return false },
 		VerifyTag: h.trust.Verify,
 		Log:       h.log,
 	})

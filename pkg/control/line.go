@@ -42,13 +42,14 @@ type Line struct {
 	welcome   *shoalv1.Welcome // guarded by mu
 	first     string           // guarded by mu; the peer ID that answered last
 	reachable bool             // guarded by mu
+	left      time.Time        // when it was reachable last, or made; guarded by mu
 }
 
 // NewLine makes the line that a welcome describes. back is asked for a new
 // welcome when no supernode renews the membership over the line: it may have
 // run out, or they may have moved.
 func NewLine(node *identity.Node, welcome *shoalv1.Welcome, back func(context.Context, *shoalv1.Welcome) (*shoalv1.Welcome, error), log *slog.Logger) *Line {
-	l := &Line{node: node, welcome: welcome, back: back, log: log}
+	l := &Line{left: time.Now(), node: node, welcome: welcome, back: back, log: log}
 	l.client = &http.Client{Transport: &http.Transport{
 		DialTLSContext:      l.dial,
 		MaxIdleConnsPerHost: 8,
@@ -107,9 +108,20 @@ func (l *Line) Reachable() bool {
 	return l.reachable
 }
 
+// Away is for how long no supernode has been reached; 0 while one is.
+func (l *Line) Away() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.reachable {
+		return 0
+	}
+	return max(time.Since(l.left), 1)
+}
+
 func (l *Line) answered(base string, up bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.left = time.Now()
 	l.reachable = up
 	if up {
 		l.first = base[len("https://"):]

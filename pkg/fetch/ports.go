@@ -90,6 +90,8 @@ type SwarmRequest struct {
 	Claim func(i int) (release func(), ok bool)
 	// Got accounts for bytes that came from a peer.
 	Got func(p blob.Peer, bytes int64)
+	// Grant is the supernode's leave that is shown to peers, the latest one.
+	Grant func() []byte
 	// Hedged counts a piece that was asked for a second time.
 	Hedged func()
 }
@@ -103,7 +105,7 @@ type Swarm interface {
 	// Size asks a peer for the size that its signed map or batches state. It
 	// also tells whether the peer can be reached: an error that wraps neither
 	// a *net.OpError nor the context's end is an answer.
-	Size(ctx context.Context, d blob.Digest, p blob.Peer) (int64, error)
+	Size(ctx context.Context, d blob.Digest, p blob.Peer, grant []byte) (int64, error)
 }
 
 // Finder names neighbours: the tracker, or the DHT below it. The channel is

@@ -22,6 +22,7 @@ type scouted struct {
 	budget       int64     // bytes granted and neither read nor reserved
 	reserved     int64     // bytes granted to the streams that run
 	refused      *RefusedError
+	grant        []byte // the latest one
 	reached      bool
 	out          chan []blob.Peer // to the swarm; holds the latest list
 }
@@ -115,6 +116,13 @@ func (fl *flight) scout(ctx context.Context, scouts *sync.WaitGroup, finder Find
 	})
 }
 
+// grant is the supernode's latest leave to have this blob, nil without one.
+func (fl *flight) grant() []byte {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	return fl.scouted.grant
+}
+
 func (fl *flight) held() int {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
@@ -155,6 +163,9 @@ func (s *scouted) trackerSaid(n blob.Neighbours) {
 	s.tracker, s.silentSince = answered, time.Time{}
 	s.budget += max(n.OriginBytes, 0)
 	s.refused = nil
+	if n.Grant != nil {
+		s.grant = n.Grant
+	}
 	if n.RefusedStatus != 0 {
 		s.refused = &RefusedError{Status: n.RefusedStatus, Reason: n.RefusedReason}
 	}

@@ -200,7 +200,7 @@ func (fl *flight) sizeFromPeers(ctx context.Context, asked map[string]time.Time)
 		asked[p.ID] = time.Now()
 		asking++
 		go func() {
-			size, err := fl.f.cfg.Swarm.Size(ctx, fl.digest, p)
+			size, err := fl.f.cfg.Swarm.Size(ctx, fl.digest, p, fl.grant())
 			if err != nil {
 				size = -1
 			}

@@ -25,7 +25,7 @@ func (fl *flight) swarm(ctx context.Context, b Blob) {
 		fl.mu.Unlock()
 		err := fl.f.cfg.Swarm.Fetch(turn, SwarmRequest{
 			Blob: swarmBlob{b, fl}, Peers: peers, Class: class, Claim: fl.claims.bySwarm,
-			Got: fl.gotFromPeer, Hedged: fl.rec.hedge,
+			Got: fl.gotFromPeer, Grant: fl.grant, Hedged: fl.rec.hedge,
 		})
 		renewed := turn.Err() != nil
 		cancel()
@@ -105,7 +105,7 @@ func (fl *flight) probe(ctx context.Context) {
 	fl.mu.Unlock()
 	for _, p := range peers[:min(len(peers), probesMost)] {
 		one, cancel := context.WithTimeout(ctx, stall)
-		_, err := fl.f.cfg.Swarm.Size(one, fl.digest, p)
+		_, err := fl.f.cfg.Swarm.Size(one, fl.digest, p, fl.grant())
 		cancel()
 		if reachable(err) {
 			fl.mu.Lock()

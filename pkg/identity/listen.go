@@ -108,6 +108,9 @@ type conn struct {
 	once   sync.Once
 }
 
+// NetConn is the connection below, for those who set options of its socket.
+func (c *conn) NetConn() net.Conn { return c.Conn }
+
 func (c *conn) Close() error {
 	c.once.Do(func() { c.node.forget(c) })
 	return c.Conn.Close()

@@ -35,11 +35,13 @@ type Member struct {
 // follows SetMembership.
 func (n *Node) ServerTLS() *tls.Config {
 	return &tls.Config{
-		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{"http/1.1"},
-		ClientAuth:             tls.RequireAnyClientCert,
-		SessionTicketsDisabled: true, // a resumed session would skip VerifyConnection's freshness
-		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return n.certificate() },
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{"http/1.1"},
+		ClientAuth: tls.RequireAnyClientCert,
+		// Pieces are long; small first records only cost.
+		DynamicRecordSizingDisabled: true,
+		SessionTicketsDisabled:      true, // a resumed session would skip VerifyConnection's freshness
+		GetCertificate:              func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return n.certificate() },
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			_, err := n.verifyPeer(&cs)
 			return err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/http/httptrace"
 	"strconv"
 	"sync/atomic"
@@ -89,7 +88,7 @@ func (s *session) start(a *attempt, release func()) {
 
 // request asks for a piece and streams it into the sink.
 func (s *session) request(ctx context.Context, a *attempt) error {
-	header := http.Header{headerClass: {s.class.String()}}
+	header := askHeader(s.class, s.req.Grant())
 	path := "next"
 	if a.next {
 		header.Set(headerWant, encodeWant(a.want))

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net"
 	"net/http"
@@ -86,6 +87,15 @@ func (e *Exchange) newClient(p blob.Peer) *client {
 }
 
 // get asks the peer for something about a blob. The caller closes the body.
+// askHeader is what every request for a blob carries.
+func askHeader(class policy.Class, grant []byte) http.Header {
+	header := http.Header{headerClass: {class.String()}}
+	if len(grant) > 0 {
+		header.Set(headerGrant, base64.StdEncoding.EncodeToString(grant))
+	}
+	return header
+}
+
 func (c *client) get(ctx context.Context, d blob.Digest, path string, header http.Header) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+pathPrefix+string(d)+"/"+path, nil)
 	if err != nil {

@@ -63,6 +63,9 @@ type FetchRequest struct {
 	// Got is told the bytes of each verified piece and who sent them. It may be
 	// nil and must not block.
 	Got func(peer blob.Peer, bytes int64)
+	// Grant is the leave to have this blob that is shown to peers, as of now;
+	// nil: none is.
+	Grant func() []byte
 	// Hedged is told of each late piece that a second peer is asked for. It
 	// may be nil and must not block.
 	Hedged func()
@@ -118,6 +121,9 @@ func (e *Exchange) Fetch(ctx context.Context, req FetchRequest) error {
 	}
 	if req.Claim == nil {
 		req.Claim = func(int) (func(), bool) { return func() {}, true }
+	}
+	if req.Grant == nil {
+		req.Grant = func() []byte { return nil }
 	}
 	if req.Hedged == nil {
 		req.Hedged = func() {}

@@ -65,7 +65,7 @@ func (s *session) link(p blob.Peer) {
 	s.links[p.ID] = l
 	s.order = append(s.order, l)
 	l.sub = &subscription{
-		digest: s.sink.Digest(), pieces: s.pieces,
+		digest: s.sink.Digest(), pieces: s.pieces, grant: s.req.Grant,
 		tell: func(n news) { s.post(func() { s.hear(l, n) }) },
 	}
 	l.client.talk.follow(s.ctx, l.sub)

@@ -93,7 +93,7 @@ func (s *session) wantProof(now time.Time) {
 // readProof reads one map stream, checks what it says and gives it to the
 // sink.
 func (s *session) readProof(ctx context.Context, l *link) error {
-	resp, err := l.client.get(ctx, s.sink.Digest(), "map", http.Header{headerClass: {s.class.String()}})
+	resp, err := l.client.get(ctx, s.sink.Digest(), "map", askHeader(s.class, s.req.Grant()))
 	if err != nil {
 		return err
 	}

@@ -29,9 +29,10 @@ type ServerConfig struct {
 	Lookup func(ctx context.Context, d blob.Digest) (Content, error)
 	// Member names the peer behind a request, or refuses it (401).
 	Member func(r *http.Request) (peerID string, err error)
-	// Allow says whether the peer may have the blob, or refuses it (403). It
+	// Allow says whether the peer may have the blob, by the grant that it
+	// shows (nil without one), or refuses it (403). It
 	// is asked for each request.
-	Allow func(ctx context.Context, peerID string, d blob.Digest) error
+	Allow func(ctx context.Context, peerID string, d blob.Digest, grant []byte) error
 	// Seed offers next.
 	Seed bool
 	// Slots is how many pieces are served at a time; 0 means the policy's.
@@ -143,7 +144,11 @@ func (s *Server) serve(w http.ResponseWriter, control *http.ResponseController, 
 	if err != nil {
 		return &refusal{status: http.StatusBadRequest, reason: "garbage", text: err.Error()}
 	}
-	if err := s.cfg.Allow(r.Context(), peer, d); err != nil {
+	grant, err := decodeGrant(r.Header.Get(headerGrant))
+	if err != nil {
+		return &refusal{status: http.StatusBadRequest, reason: "garbage", text: err.Error()}
+	}
+	if err := s.cfg.Allow(r.Context(), peer, d, grant); err != nil {
 		return &refusal{status: http.StatusForbidden, reason: "denied", text: "this peer may not have this blob"}
 	}
 	content, err := s.cfg.Lookup(r.Context(), d)

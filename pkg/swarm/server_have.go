@@ -96,11 +96,11 @@ func (h *haveStream) listen(ctx context.Context) error {
 		}
 		switch kind {
 		case frameFollow:
-			d, err := blob.ParseDigest(string(text))
+			d, grant, err := decodeFollow(text)
 			if err != nil {
 				return err
 			}
-			if err := h.follow(ctx, id, d); err != nil {
+			if err := h.follow(ctx, id, d, grant); err != nil {
 				return err
 			}
 		case frameLeave:
@@ -111,10 +111,10 @@ func (h *haveStream) listen(ctx context.Context) error {
 	}
 }
 
-func (h *haveStream) follow(ctx context.Context, id uint16, d blob.Digest) error {
+func (h *haveStream) follow(ctx context.Context, id uint16, d blob.Digest, grant []byte) error {
 	h.leave(id)
 	var content Content
-	err := h.s.cfg.Allow(ctx, h.peer, d)
+	err := h.s.cfg.Allow(ctx, h.peer, d, grant)
 	if err == nil {
 		content, err = h.s.cfg.Lookup(ctx, d)
 	}

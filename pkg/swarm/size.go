@@ -10,11 +10,11 @@ import (
 )
 
 // Size asks a peer for the size in bytes that its signed map, or its first
-// signed batch, states: what a reader needs who knows a digest alone.
-func (e *Exchange) Size(ctx context.Context, d blob.Digest, p blob.Peer) (int64, error) {
+// signed batch, states: what a reader needs who knows a digest alone. grant is shown to the peer.
+func (e *Exchange) Size(ctx context.Context, d blob.Digest, p blob.Peer, grant []byte) (int64, error) {
 	c := e.newClient(p)
 	defer c.transport.CloseIdleConnections()
-	response, err := c.get(ctx, d, "map", http.Header{headerClass: {policy.Wait.String()}})
+	response, err := c.get(ctx, d, "map", askHeader(policy.Wait, grant))
 	if err != nil {
 		return 0, fmt.Errorf("ask peer %s for the size of %s: %w", p.ID, d, err)
 	}

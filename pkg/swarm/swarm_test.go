@@ -65,7 +65,7 @@ func newNode(t *testing.T, name string, seed bool, wrap handler) *node {
 			return nil, fmt.Errorf("look up %s: %w", d, blob.ErrNotHeld)
 		},
 		Member: func(r *http.Request) (string, error) { return strings.Split(r.RemoteAddr, ":")[0], nil },
-		Allow:  func(context.Context, string, blob.Digest) error { return nil },
+		Allow:  func(context.Context, string, blob.Digest, []byte) error { return nil },
 	})
 	if wrap != nil {
 		h = wrap(h)

@@ -38,6 +38,7 @@ type subscription struct {
 	id     uint16
 	digest blob.Digest
 	pieces int
+	grant  func() []byte
 	tell   func(n news)
 }
 
@@ -56,7 +57,7 @@ func (t *talk) follow(ctx context.Context, sub *subscription) {
 	}
 	sub.id = t.last
 	t.subs[sub.id] = sub
-	t.say(frameFollow, sub.id, []byte(sub.digest))
+	t.say(frameFollow, sub.id, encodeFollow(sub.digest, sub.grant()))
 	if !t.running {
 		t.running = true
 		ctx, t.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -69,7 +70,7 @@ func (t *talk) again(sub *subscription) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.subs[sub.id] == sub {
-		t.say(frameFollow, sub.id, []byte(sub.digest))
+		t.say(frameFollow, sub.id, encodeFollow(sub.digest, sub.grant()))
 	}
 }
 
@@ -148,7 +149,7 @@ func (t *talk) stream(ctx context.Context) error {
 	t.mu.Lock()
 	t.open, t.pending = true, nil
 	for id, sub := range t.subs {
-		t.say(frameFollow, id, []byte(sub.digest))
+		t.say(frameFollow, id, encodeFollow(sub.digest, sub.grant()))
 	}
 	t.mu.Unlock()
 	go func() { _ = wishes.CloseWithError(t.write(ctx, cancel, wishes)) }()

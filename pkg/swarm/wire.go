@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -14,6 +15,7 @@ import (
 // The headers of the exchange.
 const (
 	headerClass = "Shoal-Class"
+	headerGrant = "Shoal-Grant"
 	headerWant  = "Shoal-Want"
 	headerPiece = "Shoal-Piece"
 	headerRetry = "Retry-After-Ms"
@@ -45,6 +47,35 @@ const textRoom = 8 << 10
 // maxDigest is the length of the longest digest, sha512 in hex.
 const maxDigest = 7 + 128
 
+// maxGrant bounds the grant that a peer shows, in bytes; what it says is not
+// this package's matter.
+const maxGrant = 1024
+
+func decodeGrant(text string) ([]byte, error) {
+	if len(text) > base64.StdEncoding.EncodedLen(maxGrant) {
+		return nil, fmt.Errorf("header %s is longer than a grant", headerGrant)
+	}
+	grant, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, fmt.Errorf("header %s is no base64", headerGrant)
+	}
+	return grant, nil
+}
+
+// A wish to follow a blob is its digest and, after a zero byte, the grant.
+func encodeFollow(d blob.Digest, grant []byte) []byte {
+	return append(append([]byte(d), 0), grant...)
+}
+
+func decodeFollow(payload []byte) (blob.Digest, []byte, error) {
+	text, grant, found := bytes.Cut(payload, []byte{0})
+	if !found {
+		return "", nil, fmt.Errorf("%w: a wish to follow without its end", errFrame)
+	}
+	d, err := blob.ParseDigest(string(text))
+	return d, bytes.Clone(grant), err
+}
+
 // maxFrame bounds the payload of a frame for a blob of so many pieces.
 func maxFrame(kind byte, pieces int) int {
 	switch kind {
@@ -55,7 +86,7 @@ func maxFrame(kind byte, pieces int) int {
 	case frameGained:
 		return 2 + 4*pieces
 	case frameFollow:
-		return 2 + maxDigest
+		return 2 + maxDigest + 1 + maxGrant
 	case frameComplete, frameAbsent, frameLeave:
 		return 2
 	}

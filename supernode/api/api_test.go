@@ -121,7 +121,7 @@ func newFront(t *testing.T) *front {
 	}
 	f.Pieces = swarm.NewServer(swarm.ServerConfig{
 		Lookup: func(context.Context, blob.Digest) (swarm.Content, error) { return nil, blob.ErrNotHeld },
-		Member: f.Node.PeerID, Allow: func(context.Context, string, blob.Digest) error { return nil }, Slots: 1, Log: log,
+		Member: f.Node.PeerID, Allow: func(context.Context, string, blob.Digest, []byte) error { return nil }, Slots: 1, Log: log,
 	})
 	f.Welcome = func(membership []byte, host string) (*shoalv1.Welcome, error) {
 		return &shoalv1.Welcome{

@@ -311,7 +311,7 @@ func (s *Swarm) Classes() []string {
 }
 
 // Size implements fetch.Swarm.
-func (s *Swarm) Size(_ context.Context, d blob.Digest, _ blob.Peer) (int64, error) {
+func (s *Swarm) Size(_ context.Context, d blob.Digest, _ blob.Peer, _ []byte) (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.blocked {
