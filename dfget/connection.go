@@ -88,7 +88,7 @@ func (a *app) supernodeURL() (*url.URL, error) {
 		}
 	}
 	if raw == "" {
-		return nil, fmt.Errorf("%w: no supernode is known; name one with --supernode URL or 'dfget login URL'", errUsage)
+		return nil, fmt.Errorf("%w: no supernode is known; name one with --supernode URL or 'dfget login URL'", settings.ErrUsage)
 	}
 	a.caFile = ca
 	return parseSupernode(raw)
@@ -110,13 +110,13 @@ func parseSupernode(raw string) (*url.URL, error) {
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errUsage, err)
+		return nil, fmt.Errorf("%w: %w", settings.ErrUsage, err)
 	}
 	if u.Host == "" || u.User != nil || (u.Scheme != "https" && u.Scheme != "http") {
-		return nil, fmt.Errorf("%w: %q is not the URL of a supernode, such as https://registry.example.com:8001", errUsage, raw)
+		return nil, fmt.Errorf("%w: %q is not the URL of a supernode, such as https://registry.example.com:8001", settings.ErrUsage, raw)
 	}
 	if u.Scheme == "http" && !settings.Loopback(u.Hostname()) {
-		return nil, fmt.Errorf("%w: %s would send a password in the clear; use https, plain http is for loopback only", errUsage, raw)
+		return nil, fmt.Errorf("%w: %s would send a password in the clear; use https, plain http is for loopback only", settings.ErrUsage, raw)
 	}
 	u.Path = ""
 	return u, nil
@@ -132,7 +132,7 @@ func (a *app) supernodeHTTP() (*http.Client, error) {
 		}
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%w: %s holds no PEM certificate", errUsage, a.caFile)
+			return nil, fmt.Errorf("%w: %s holds no PEM certificate", settings.ErrUsage, a.caFile)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}

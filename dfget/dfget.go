@@ -16,19 +16,19 @@ import (
 	"golang.org/x/term"
 
 	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/settings"
 )
 
 // Exit statuses, as scripts may rely on them.
 const (
 	exitDone     = 0
 	exitFailed   = 1
-	exitUsage    = 2
+	exitUsage    = settings.ExitUsage
 	exitDenied   = 3
 	exitNotFound = 4
 )
 
 var (
-	errUsage    = errors.New("wrong usage")
 	errDenied   = errors.New("not allowed")
 	errNotFound = errors.New("not found")
 )
@@ -61,7 +61,7 @@ func exitStatus(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.Is(err, errUsage), errors.Is(err, blob.ErrInvalidName), connect.CodeOf(err) == connect.CodeInvalidArgument:
+	case errors.Is(err, settings.ErrUsage), errors.Is(err, blob.ErrInvalidName), connect.CodeOf(err) == connect.CodeInvalidArgument:
 		return exitUsage
 	case errors.Is(err, errDenied), connect.CodeOf(err) == connect.CodePermissionDenied, connect.CodeOf(err) == connect.CodeUnauthenticated:
 		return exitDenied
@@ -87,11 +87,9 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 not allowed, 4 not found.`,
   dfget demo/app@sha256:4bcf… -O layer.tar.gz
   dfget https://example.com/model.bin -O model.bin --digest sha256:9f86…
   dfget prewarm demo/app:v1 --count 50% --wait`,
-		SilenceUsage:  true,
-		SilenceErrors: true,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return fmt.Errorf("%w: one image, URL or digest at a time, got %d arguments", errUsage, len(args))
+				return fmt.Errorf("%w: one image, URL or digest at a time, got %d arguments", settings.ErrUsage, len(args))
 			}
 			return nil
 		},
@@ -105,9 +103,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 not allowed, 4 not found.`,
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.errOut)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fmt.Errorf("%w: %w; see '%s --help'", errUsage, err, cmd.CommandPath())
-	})
+	settings.Root(root)
 	p := root.PersistentFlags()
 	p.StringVar(&a.agent, "agent", os.Getenv("SHOAL_AGENT"), "socket of the local agent (or $SHOAL_AGENT; else the usual places)")
 	p.StringVar(&a.supernode, "supernode", os.Getenv("SHOAL_SUPERNODE"), "URL of the supernode (or $SHOAL_SUPERNODE; else the one last logged in to)")
@@ -118,18 +114,6 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 not allowed, 4 not found.`,
 	root.AddCommand(a.loginCommand(), a.logoutCommand(), a.prewarmCommand(), a.pullReportCommand(),
 		a.swarmCommand(), a.serversCommand(), a.versionCommand())
 	return root
-}
-
-// exactly wraps cobra's argument check so that a wrong count is a usage error.
-func exactly(n int) cobra.PositionalArgs { return usageArgs(cobra.ExactArgs(n)) }
-
-func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return fmt.Errorf("%w: %w; see '%s --help'", errUsage, err, cmd.CommandPath())
-		}
-		return nil
-	}
 }
 
 // onTerminal reports whether progress may be drawn in place.

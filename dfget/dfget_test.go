@@ -6,6 +6,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/shoalproject/shoal/pkg/settings"
 )
 
 func TestParseSupernode(t *testing.T) {
@@ -21,7 +23,7 @@ func TestParseSupernode(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"http://registry.example.com", "ftp://x", "https://u:p@x", "https://", "http://10.0.0.1:8001"} {
-		if u, err := parseSupernode(bad); !errors.Is(err, errUsage) {
+		if u, err := parseSupernode(bad); !errors.Is(err, settings.ErrUsage) {
 			t.Errorf("parseSupernode(%q) = %v, %v; want wrong usage", bad, u, err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/durable"
+	"github.com/shoalproject/shoal/pkg/settings"
 )
 
 // opener opens a source from an offset on and tells the whole size (-1 when
@@ -100,7 +101,7 @@ func (a *app) fetchDirect(ctx context.Context, u *url.URL, want blob.Digest, o f
 	for _, h := range o.headers {
 		k, v, ok := strings.Cut(h, ":")
 		if !ok {
-			return result{}, fmt.Errorf("%w: header %q is not 'Name: value'", errUsage, h)
+			return result{}, fmt.Errorf("%w: header %q is not 'Name: value'", settings.ErrUsage, h)
 		}
 		header.Add(strings.TrimSpace(k), strings.TrimSpace(v))
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/settings"
 )
 
 // fetchOptions are the flags of `dfget WHAT -O OUT`.
@@ -44,7 +45,7 @@ type result struct {
 
 func (a *app) fetch(ctx context.Context, what string, o fetchOptions) error {
 	if o.out == "" {
-		return fmt.Errorf("%w: say where to put it with -O OUT", errUsage)
+		return fmt.Errorf("%w: say where to put it with -O OUT", settings.ErrUsage)
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
@@ -71,7 +72,7 @@ func (a *app) fetch(ctx context.Context, what string, o fetchOptions) error {
 func parseImage(s string) (blob.Image, error) {
 	i, err := blob.ParseImage(s)
 	if err != nil {
-		return i, fmt.Errorf("%w: %w", errUsage, err)
+		return i, fmt.Errorf("%w: %w", settings.ErrUsage, err)
 	}
 	return i, nil
 }
@@ -97,12 +98,12 @@ func (a *app) fetchReference(ctx context.Context, what string, o fetchOptions) (
 func (a *app) fetchURL(ctx context.Context, raw string, o fetchOptions) (result, error) {
 	u, err := url.Parse(raw)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") {
-		return result{}, fmt.Errorf("%w: %q is not an http or https URL", errUsage, raw)
+		return result{}, fmt.Errorf("%w: %q is not an http or https URL", settings.ErrUsage, raw)
 	}
 	want := blob.Digest("")
 	if o.digest != "" {
 		if want, err = blob.ParseDigest(o.digest); err != nil {
-			return result{}, fmt.Errorf("%w: %w", errUsage, err)
+			return result{}, fmt.Errorf("%w: %w", settings.ErrUsage, err)
 		}
 	}
 	if image, ok := blobURL(u); ok {

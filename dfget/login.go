@@ -14,6 +14,8 @@ import (
 	"github.com/docker/cli/cli/config/types"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/shoalproject/shoal/pkg/settings"
 )
 
 func (a *app) loginCommand() *cobra.Command {
@@ -27,7 +29,7 @@ func (a *app) loginCommand() *cobra.Command {
 them too.`,
 		Example: `  dfget login -u admin https://registry.example.com:8001
   cat password | dfget login -u ci --password-stdin http://127.0.0.1:8001`,
-		Args: exactly(1),
+		Args: settings.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.login(cmd.Context(), args[0], user, fromStdin)
 		},
@@ -100,7 +102,7 @@ func (a *app) askCredentials(user string, fromStdin bool) (credentials, error) {
 	input := bufio.NewReader(a.in)
 	if fromStdin {
 		if user == "" {
-			return credentials{}, fmt.Errorf("%w: --password-stdin needs --username too", errUsage)
+			return credentials{}, fmt.Errorf("%w: --password-stdin needs --username too", settings.ErrUsage)
 		}
 		password, err := io.ReadAll(io.LimitReader(input, 4096))
 		if err != nil {
@@ -110,7 +112,7 @@ func (a *app) askCredentials(user string, fromStdin bool) (credentials, error) {
 	}
 	file, ok := a.in.(*os.File)
 	if !ok || !term.IsTerminal(int(file.Fd())) {
-		return credentials{}, fmt.Errorf("%w: there is no terminal to ask on; use --username with --password-stdin", errUsage)
+		return credentials{}, fmt.Errorf("%w: there is no terminal to ask on; use --username with --password-stdin", settings.ErrUsage)
 	}
 	if user == "" {
 		fmt.Fprint(a.errOut, "Username: ")
@@ -134,7 +136,7 @@ func (a *app) logoutCommand() *cobra.Command {
 		Use:     "logout [URL]",
 		Short:   "Forget the credentials for a supernode",
 		Example: "  dfget logout https://registry.example.com:8001",
-		Args:    usageArgs(cobra.MaximumNArgs(1)),
+		Args:    settings.Args(cobra.MaximumNArgs(1)),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				a.supernode = args[0]

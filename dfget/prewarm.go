@@ -11,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"github.com/shoalproject/shoal/pkg/settings"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 )
 
@@ -25,7 +26,7 @@ every host that was asked has all of it.`,
 		Example: `  dfget prewarm demo/app:v1 --wait
   dfget prewarm demo/app:v1 --pool web --count 50% --unpack
   dfget prewarm docker.io/library/alpine:3.20 --server host-1 --server host-2`,
-		Args: usageArgs(cobra.MinimumNArgs(1)),
+		Args: settings.Args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			request.Images = args
 			if err := parseCount(count, &request); err != nil {
@@ -72,7 +73,7 @@ func parseCount(s string, request *shoalv1.PrewarmRequest) error {
 	number, percent := strings.CutSuffix(s, "%")
 	n, err := strconv.ParseInt(number, 10, 32)
 	if err != nil || n < 1 || percent && n > 100 {
-		return fmt.Errorf("%w: --count %q is neither a number of hosts nor a share such as 50%%", errUsage, s)
+		return fmt.Errorf("%w: --count %q is neither a number of hosts nor a share such as 50%%", settings.ErrUsage, s)
 	}
 	request.Count, request.Percent = int32(n), percent
 	return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/settings"
 )
 
 // maxManifest is the largest manifest that is read, in bytes.
@@ -60,7 +61,7 @@ func (a *app) mirror(addr string, ref blob.Ref) (*registry, error) {
 	}
 	repository, err := name.NewRepository(addr+"/"+ref.Repository, name.Insecure)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errUsage, err)
+		return nil, fmt.Errorf("%w: %w", settings.ErrUsage, err)
 	}
 	return &registry{
 		client: &http.Client{Transport: &lazyLogin{

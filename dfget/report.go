@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/shoalproject/shoal/pkg/settings"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 )
 
@@ -21,12 +22,12 @@ func (a *app) pullReportCommand() *cobra.Command {
 		Short: "Say where each byte of a pull came from",
 		Example: `  dfget pull-report --last
   dfget pull-report demo/app:v1 --json`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
+		Args: settings.Args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			request := &shoalv1.PullReportRequest{}
 			if len(args) == 1 {
 				if last {
-					return fmt.Errorf("%w: name a pull or use --last, not both", errUsage)
+					return fmt.Errorf("%w: name a pull or use --last, not both", settings.ErrUsage)
 				}
 				request.Pull = args[0]
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shoalproject/shoal/pkg/blob"
+	"github.com/shoalproject/shoal/pkg/settings"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 )
 
@@ -17,13 +18,13 @@ func (a *app) swarmCommand() *cobra.Command {
 		Use:     "swarm [DIGEST]",
 		Short:   "Show which hosts hold or want which blobs",
 		Example: "  dfget swarm\n  dfget swarm sha256:4bcf… --json",
-		Args:    usageArgs(cobra.MaximumNArgs(1)),
+		Args:    settings.Args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			request := &shoalv1.ListSwarmsRequest{}
 			if len(args) == 1 {
 				d, err := blob.ParseDigest(args[0])
 				if err != nil {
-					return fmt.Errorf("%w: %w", errUsage, err)
+					return fmt.Errorf("%w: %w", settings.ErrUsage, err)
 				}
 				request.Digest = string(d)
 			}
@@ -72,7 +73,7 @@ func (a *app) serversCommand() *cobra.Command {
 		Use:     "servers",
 		Short:   "List the hosts that joined",
 		Example: "  dfget servers --json",
-		Args:    exactly(0),
+		Args:    settings.Args(cobra.ExactArgs(0)),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := a.admin()
 			if err != nil {
@@ -98,7 +99,7 @@ func (a *app) serversCommand() *cobra.Command {
 		Use:     "revoke PEER",
 		Short:   "Cut a host off: its membership ends at once",
 		Example: "  dfget servers revoke 12D3KooW…",
-		Args:    exactly(1),
+		Args:    settings.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := a.admin()
 			if err != nil {

@@ -5,6 +5,8 @@ import (
 	"runtime"
 
 	"github.com/spf13/cobra"
+
+	"github.com/shoalproject/shoal/pkg/settings"
 )
 
 // Version is set by the linker.
@@ -14,7 +16,7 @@ func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  exactly(0),
+		Args:  settings.Args(cobra.ExactArgs(0)),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			fmt.Fprintf(a.out, "dfget %s %s/%s %s\n", Version, runtime.GOOS, runtime.GOARCH, runtime.Version())
 			return nil

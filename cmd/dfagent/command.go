@@ -29,14 +29,13 @@ const agentSocket = "agent.sock"
 
 func command(in io.Reader, out, errOut io.Writer) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "dfagent",
-		Short:         "Registry mirror and seed on every host",
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Use:   "dfagent",
+		Short: "Registry mirror and seed on every host",
 	}
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errOut)
+	settings.Root(root)
 	root.AddCommand(serveCommand(), setupCommand(), statusCommand(), configCommand(), versionCommand())
 	return root
 }
@@ -50,13 +49,13 @@ func serveCommand() *cobra.Command {
 		Example: `  dfagent serve --supernode https://registry.example.com:8001 --join TOKEN
   dfagent serve --data /var/lib/shoal/agent --containerd /run/containerd/containerd.sock
   dfagent serve --config /etc/shoal/agent.yaml`,
-		Args: cobra.NoArgs,
+		Args: settings.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := settings.Load(&c, file, cmd.Flags()); err != nil {
 				return err
 			}
 			if err := c.check(); err != nil {
-				return err
+				return fmt.Errorf("%w: %w", settings.ErrUsage, err)
 			}
 			return serve(cmd.Context(), c, cmd.ErrOrStderr())
 		},
@@ -72,7 +71,7 @@ func configCommand() *cobra.Command {
 		Use:     "print",
 		Short:   "Print every key with its default and what it does, as a file for --config",
 		Example: "  dfagent config print > agent.yaml",
-		Args:    cobra.NoArgs,
+		Args:    settings.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c := defaults()
 			return settings.Print(cmd.OutOrStdout(), &c)
@@ -89,7 +88,7 @@ func statusCommand() *cobra.Command {
 		Short:   "Show what the agent on this host holds and does",
 		Long:    "Show what the agent on this host holds and does. The exit status is 1 when something is wrong.",
 		Example: "  dfagent status --data /var/lib/shoal/agent",
-		Args:    cobra.NoArgs,
+		Args:    settings.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			status, err := askStatus(cmd.Context(), data)
 			if err != nil {
@@ -154,7 +153,7 @@ func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  settings.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			fmt.Fprintf(cmd.OutOrStdout(), "dfagent %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
 			return nil

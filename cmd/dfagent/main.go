@@ -4,10 +4,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/shoalproject/shoal/pkg/settings"
 )
 
 func main() {
@@ -16,6 +19,9 @@ func main() {
 	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "dfagent: %v\n", err)
+		if errors.Is(err, settings.ErrUsage) {
+			os.Exit(settings.ExitUsage)
+		}
 		os.Exit(1)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shoalproject/shoal/pkg/nodeconfig"
+	"github.com/shoalproject/shoal/pkg/settings"
 )
 
 // setupState is where backups of other programs' files are kept.
@@ -27,12 +28,12 @@ first, what was there is backed up, files of others are never overwritten, and
   dfagent setup docker
   dfagent setup --undo`,
 		ValidArgs: []string{string(nodeconfig.Containerd), string(nodeconfig.Docker)},
-		Args: func(cmd *cobra.Command, args []string) error {
+		Args: settings.Args(func(cmd *cobra.Command, args []string) error {
 			if undo {
 				return cobra.NoArgs(cmd, args)
 			}
 			return cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs)(cmd, args)
-		},
+		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.Mirror, opts.DockerMirror = "http://"+mirror, "http://"+dockerMirror
 			if undo {

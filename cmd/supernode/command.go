@@ -28,13 +28,12 @@ const adminSocket = "admin.sock"
 
 func command(out, errOut io.Writer) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "supernode",
-		Short:         "Registry, seed, tracker and gate of a data centre",
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Use:   "supernode",
+		Short: "Registry, seed, tracker and gate of a data centre",
 	}
 	root.SetOut(out)
 	root.SetErr(errOut)
+	settings.Root(root)
 	root.AddCommand(serveCommand(), configCommand(), joinTokenCommand(), gcCommand(), verifyCommand(), backupCommand(), versionCommand())
 	return root
 }
@@ -48,13 +47,13 @@ func serveCommand() *cobra.Command {
 		Example: `  supernode serve
   supernode serve --data /var/lib/shoal --public-name registry.example.com:8001
   supernode serve --config /etc/shoal/supernode.yaml`,
-		Args: cobra.NoArgs,
+		Args: settings.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := settings.Load(&c, file, cmd.Flags()); err != nil {
 				return err
 			}
 			if err := c.check(); err != nil {
-				return err
+				return fmt.Errorf("%w: %w", settings.ErrUsage, err)
 			}
 			return serve(cmd.Context(), c, cmd.ErrOrStderr())
 		},
@@ -70,7 +69,7 @@ func configCommand() *cobra.Command {
 		Use:     "print",
 		Short:   "Print every key with its default and what it does, as a file for --config",
 		Example: "  supernode config print > supernode.yaml",
-		Args:    cobra.NoArgs,
+		Args:    settings.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c := defaults()
 			return settings.Print(cmd.OutOrStdout(), &c)
@@ -100,7 +99,7 @@ func joinTokenCommand() *cobra.Command {
 		Use:     "join-token",
 		Short:   "Print a token by which an agent joins",
 		Example: "  supernode join-token\n  supernode join-token --pool web --ttl 24h --uses 50",
-		Args:    cobra.NoArgs,
+		Args:    settings.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := admin(data)
 			if err != nil {
@@ -129,7 +128,7 @@ func gcCommand() *cobra.Command {
 		Use:     "gc",
 		Short:   "Remove what nothing refers to any more; pulls and pushes go on",
 		Example: "  supernode gc --data /var/lib/shoal",
-		Args:    cobra.NoArgs,
+		Args:    settings.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := admin(data)
 			if err != nil {
@@ -156,7 +155,7 @@ func verifyCommand() *cobra.Command {
 		Short:   "Hash every blob again and check the metadata",
 		Long:    "Hash every blob again and check the metadata. The exit status is 1 when anything is wrong.",
 		Example: "  supernode verify --data /var/lib/shoal",
-		Args:    cobra.NoArgs,
+		Args:    settings.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := admin(data)
 			if err != nil {
@@ -198,7 +197,7 @@ func backupCommand() *cobra.Command {
 		Long: `Write the metadata, as it stands at one moment, into a file. The bytes of
 the blobs are plain files under DATA/objects; copy them after this.`,
 		Example: "  supernode backup meta-2026-01-01.db",
-		Args:    cobra.ExactArgs(1),
+		Args:    settings.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := admin(data)
 			if err != nil {
@@ -249,7 +248,7 @@ func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  settings.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			fmt.Fprintf(cmd.OutOrStdout(), "supernode %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
 			return nil

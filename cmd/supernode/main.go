@@ -3,10 +3,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/shoalproject/shoal/pkg/settings"
 )
 
 func main() {
@@ -15,6 +18,9 @@ func main() {
 	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "supernode: %v\n", err)
+		if errors.Is(err, settings.ErrUsage) {
+			os.Exit(settings.ExitUsage)
+		}
 		os.Exit(1)
 	}
 }

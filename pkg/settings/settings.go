@@ -17,6 +17,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -146,9 +147,20 @@ func readFile(config any, path string) error {
 	d := yaml.NewDecoder(bytes.NewReader(raw))
 	d.KnownFields(true)
 	if err := d.Decode(config); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("configuration %s: %w; 'config print' lists every key", path, err)
+		return fmt.Errorf("configuration %s: %w; 'config print' lists every key", path, readable(err))
 	}
 	return nil
+}
+
+var goType = regexp.MustCompile(`field (\S+) not found in type \S+`)
+
+// readable says what YAML found without the names of our types.
+func readable(err error) error {
+	var wrong *yaml.TypeError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	return errors.New(goType.ReplaceAllString(strings.Join(wrong.Errors, "; "), "there is no key $1"))
 }
 
 // Print writes config as a YAML file in which every key stands under its help.
