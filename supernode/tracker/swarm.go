@@ -44,6 +44,7 @@ type entry struct {
 	at       place
 	complete bool
 	held     int
+	since    time.Time // when it first spoke of the digest
 	seen     time.Time
 	named    []string // the neighbours it was told of last
 	reports  map[string]bool
@@ -125,7 +126,7 @@ func (s *swarm) put(now time.Time, n *node, a Announcement, most int) *entry {
 		if len(s.entries) >= most {
 			s.dropOne(now)
 		}
-		e = &entry{node: n, at: at}
+		e = &entry{node: n, at: at, since: now}
 		s.entries[n.id] = e
 		s.enter(e)
 	}

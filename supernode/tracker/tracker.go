@@ -21,6 +21,11 @@ const (
 	// announces it; the larger the swarm, the rarer.
 	againLeast = time.Second
 	againMost  = 5 * time.Second
+	// youngAgain is how soon it may speak up while it is young: the first of
+	// many that ask at the same moment is told of nobody, and on a fast network
+	// it would take all of the blob from the seed before it hears of the rest.
+	youngAgain = 150 * time.Millisecond
+	youngFor   = 2 * time.Second
 	// checkingAgain is how soon a node asks again whose right is being asked.
 	checkingAgain = 200 * time.Millisecond
 	// wantSilence is when a node no longer wants what it once wanted.
@@ -213,7 +218,7 @@ func (t *Tracker) announce(now time.Time, n *node, a Announcement) Reply {
 	if a.State != Wants {
 		return reply
 	}
-	reply.Again = again(len(s.everybody.list))
+	reply.Again = again(len(s.everybody.list), now.Sub(e.since))
 	reply.OriginBytes = s.lease(now, n.id, a)
 	reply.Peers = s.name(now, sh.rng, n, e, t.cfg.Seeds(), t.cfg.Neighbours)
 	return reply
@@ -231,9 +236,14 @@ func (sh *shard) leave(d blob.Digest, id string) {
 	}
 }
 
-// again is how soon a node of a swarm of so many speaks up again.
-func again(peers int) time.Duration {
-	return min(max(time.Duration(peers)*5*time.Millisecond, againLeast), againMost)
+// again is how soon a node of a swarm of so many, which has wanted the digest
+// for as long as age, speaks up again.
+func again(peers int, age time.Duration) time.Duration {
+	least := againLeast
+	if age < youngFor {
+		least = youngAgain
+	}
+	return min(max(time.Duration(peers)*5*time.Millisecond, least), againMost)
 }
 
 // swarm finds or makes a swarm; with most swarms known it forgets the one of

@@ -319,3 +319,22 @@ func BenchmarkAnnounce(b *testing.B) {
 		})
 	}
 }
+
+func TestAgain(t *testing.T) {
+	for _, c := range []struct {
+		peers     int
+		age, want time.Duration
+	}{
+		{1, 0, youngAgain},
+		{30, time.Second, youngAgain},
+		{100, time.Second, 500 * time.Millisecond},
+		{1, youngFor, againLeast},
+		{400, youngFor, 2 * time.Second},
+		{10_000, 0, againMost},
+		{10_000, time.Hour, againMost},
+	} {
+		if got := again(c.peers, c.age); got != c.want {
+			t.Errorf("a swarm of %d, %s old: again after %s, want %s", c.peers, c.age, got, c.want)
+		}
+	}
+}
