@@ -47,6 +47,11 @@ func (a *app) fetch(ctx context.Context, what string, o fetchOptions) error {
 	if o.out == "" {
 		return fmt.Errorf("%w: say where to put it with -O OUT", settings.ErrUsage)
 	}
+	if o.digest != "" {
+		if _, err := blob.ParseDigest(o.digest); err != nil {
+			return fmt.Errorf("%w: --digest: %w", settings.ErrUsage, err)
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	start := time.Now()
@@ -100,13 +105,12 @@ func (a *app) fetchURL(ctx context.Context, raw string, o fetchOptions) (result,
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") {
 		return result{}, fmt.Errorf("%w: %q is not an http or https URL", settings.ErrUsage, raw)
 	}
-	want := blob.Digest("")
-	if o.digest != "" {
-		if want, err = blob.ParseDigest(o.digest); err != nil {
-			return result{}, fmt.Errorf("%w: %w", settings.ErrUsage, err)
-		}
-	}
+	want := blob.Digest(o.digest)
 	if image, ok := blobURL(u); ok {
+		if want != "" && want != image.Digest {
+			return result{}, fmt.Errorf("%w: the URL names %s and --digest %s", settings.ErrUsage, image.Digest, want)
+		}
+		want = image.Digest
 		if status, err := a.agentStatus(ctx); err == nil {
 			registry, err := a.mirror(status.MirrorAddr, image.Ref)
 			if err != nil {

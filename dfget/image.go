@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -33,6 +33,9 @@ func (a *app) fetchImage(ctx context.Context, g *registry, image blob.Image, o f
 	if err != nil {
 		return result{}, err
 	}
+	if o.digest != "" && string(root.Digest) != o.digest {
+		return result{}, fmt.Errorf("the digest of %s is %s, not %s; nothing was kept", image.Reference(), root.Digest, o.digest)
+	}
 	dir, isTar := o.out, strings.HasSuffix(o.out, ".tar")
 	if isTar {
 		dir = o.out + ".layout"
@@ -50,7 +53,7 @@ func (a *app) fetchImage(ctx context.Context, g *registry, image blob.Image, o f
 		return result{}, err
 	}
 	if isTar {
-		if err := tarFolder(dir, o.out); err != nil {
+		if err := l.tar(o.out); err != nil {
 			return result{}, fmt.Errorf("write %s: %w", o.out, err)
 		}
 		if err := os.RemoveAll(dir); err != nil {
@@ -66,6 +69,7 @@ type layoutWriter struct {
 	dir      string
 	from     *registry
 	progress *progress
+	digests  []blob.Digest // of all that the image names
 	bytes    int64
 }
 
@@ -105,6 +109,7 @@ func (l *layoutWriter) write(ctx context.Context, root blob.Descriptor, body []b
 			return root, err
 		}
 		l.bytes += d.Size
+		l.digests = append(l.digests, d.Digest)
 		path := l.path(d.Digest)
 		if exists(path) {
 			continue
@@ -121,6 +126,7 @@ func (l *layoutWriter) write(ctx context.Context, root blob.Descriptor, body []b
 		return root, err
 	}
 	l.bytes += int64(len(body))
+	l.digests = append(l.digests, root.Digest)
 	if err := os.MkdirAll(filepath.Dir(l.path(root.Digest)), 0o755); err != nil {
 		return root, err
 	}
@@ -161,19 +167,44 @@ func (l *layoutWriter) finish(root blob.Descriptor) error {
 	return durable.WriteFile(filepath.Join(l.dir, ocispec.ImageIndexFile), raw, 0o644)
 }
 
-// tarFolder packs a folder into one file, written aside and renamed.
-func tarFolder(dir, out string) error {
+// tar packs the layout into one file, written aside and renamed. What else
+// lies in the folder, left by an earlier try for another image, stays out.
+func (l *layoutWriter) tar(out string) error {
 	f, err := os.Create(out + ".part")
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	w := tar.NewWriter(f)
-	if err := w.AddFS(os.DirFS(dir).(fs.ReadDirFS)); err != nil {
-		return err
+	names := []string{ocispec.ImageLayoutFile, ocispec.ImageIndexFile}
+	for _, d := range l.digests {
+		names = append(names, filepath.Join("blobs", d.Algorithm().String(), d.Encoded()))
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if err := addFile(w, l.dir, name); err != nil {
+			return err
+		}
 	}
 	if err := errors.Join(w.Close(), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return durable.Rename(out+".part", out)
+}
+
+func addFile(w *tar.Writer, dir, name string) error {
+	f, err := os.Open(filepath.Join(dir, name))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if err := w.WriteHeader(&tar.Header{Name: filepath.ToSlash(name), Mode: 0o644, Size: info.Size()}); err != nil {
+		return err
+	}
+	_, err = io.Copy(w, f)
+	return err
 }

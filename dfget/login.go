@@ -3,6 +3,8 @@ package dfget
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -86,7 +88,7 @@ func (a *app) tryLogin(ctx context.Context, base string, creds credentials) erro
 	request.SetBasicAuth(creds.user, creds.password)
 	response, err := client.Do(request)
 	if err != nil {
-		return fmt.Errorf("reach the supernode: %w", err)
+		return unreached(base, err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusUnauthorized {
@@ -96,6 +98,15 @@ func (a *app) tryLogin(ctx context.Context, base string, creds credentials) erro
 		return statusError("log in", response)
 	}
 	return nil
+}
+
+// unreached says what to do about a supernode that cannot be spoken to.
+func unreached(base string, err error) error {
+	var stranger x509.UnknownAuthorityError
+	if errors.As(err, &stranger) {
+		return fmt.Errorf("reach the supernode: %w; give its authority with --ca FILE (DATA/ca.pem on the supernode)", err)
+	}
+	return fmt.Errorf("reach the supernode: %w; is 'supernode serve' running, and is %s its address?", err, base)
 }
 
 func (a *app) askCredentials(user string, fromStdin bool) (credentials, error) {

@@ -1,7 +1,6 @@
 package dfget
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"sort"
@@ -10,6 +9,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/shoalproject/shoal/pkg/settings"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
@@ -93,7 +93,10 @@ func (t *hostTable) update(u *shoalv1.PrewarmUpdate) {
 	t.rows[u.Image+"\x00"+u.PeerId] = u
 	switch {
 	case t.app.json:
-		json.NewEncoder(t.app.out).Encode(u) //nolint:errcheck // a closed pipe ends the program
+		raw, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(u)
+		if err == nil {
+			fmt.Fprintln(t.app.out, string(raw))
+		}
 	case t.app.onTerminal():
 		t.draw(t.app.errOut)
 	case u.Done && !t.app.quiet:
@@ -129,18 +132,19 @@ func row(u *shoalv1.PrewarmUpdate) string {
 
 // finish says how it went; anything less than all is a failure.
 func (t *hostTable) finish() error {
-	have := 0
+	hosts, lacking := map[string]bool{}, map[string]bool{}
 	for _, u := range t.rows {
-		if u.Done && u.Error == "" {
-			have++
+		hosts[u.PeerId] = true
+		if !u.Done || u.Error != "" {
+			lacking[u.PeerId] = true
 		}
 	}
-	if have < len(t.rows) {
-		return fmt.Errorf("%d of %d hosts do not have it", len(t.rows)-have, len(t.rows))
-	}
-	if have == 0 {
+	switch {
+	case len(hosts) == 0:
 		return fmt.Errorf("%w: no host was asked; 'dfget servers' lists those that are connected", errNotFound)
+	case len(lacking) > 0:
+		return fmt.Errorf("%d of %d hosts do not have it", len(lacking), len(hosts))
 	}
-	t.app.say("All %d hosts have it.", have)
+	t.app.say("All %d hosts have it.", len(hosts))
 	return nil
 }

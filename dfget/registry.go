@@ -2,6 +2,7 @@ package dfget
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -130,7 +131,8 @@ func cleanURLError(err error) error {
 	if u, ok := err.(*url.Error); ok { //nolint:errorlint // only the outermost error is meant
 		err = u.Err
 	}
-	if text := err.Error(); strings.Contains(text, "UNAUTHORIZED") || strings.Contains(text, "401") {
+	var refused *transport.Error
+	if errors.As(err, &refused) && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusForbidden) {
 		return fmt.Errorf("%w: %w; log in with 'dfget login'", errDenied, err)
 	}
 	return err
@@ -190,7 +192,7 @@ func (g *registry) blob(ctx context.Context, d blob.Digest, offset int64) (body 
 	}
 	switch {
 	case response.StatusCode == http.StatusOK && offset == 0, response.StatusCode == http.StatusPartialContent && offset > 0:
-		return response.Body, offset + response.ContentLength, nil
+		return response.Body, wholeSize(response, offset), nil
 	}
 	defer response.Body.Close()
 	return nil, 0, statusError("blob "+string(d), response)

@@ -9,7 +9,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/settings"
 )
 
-// Version is set by the linker.
+// Version is what the command prints; the program sets it before Run.
 var Version = "dev"
 
 func (a *app) versionCommand() *cobra.Command {

@@ -10,7 +10,11 @@ import (
 	"github.com/shoalproject/shoal/dfget"
 )
 
+// version is set by the linker.
+var version = "dev"
+
 func main() {
+	dfget.Version = version
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	status := dfget.Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
