@@ -50,7 +50,7 @@ func TestPrewarmTellsOfEachHost(t *testing.T) {
 	}
 	// The token in the order opens this image at the members' listener, and
 	// no other.
-	for repository, want := range map[string]int{"demo/app": http.StatusOK, "demo/other": http.StatusUnauthorized} {
+	for repository, want := range map[string]int{"demo/app": http.StatusOK, "demo/other": http.StatusForbidden} {
 		r, _ := http.NewRequestWithContext(t.Context(), "GET", "https://supernode/v2/"+repository+"/manifests/v1", nil)
 		r.Header.Set("Authorization", "Bearer "+p.GetToken())
 		response, err := good.http.Do(r)

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
+
+	"github.com/shoalproject/shoal/pkg/token"
 )
 
 // AuthorizeAPI says who sends a request to the API: by a token whose audience
@@ -38,7 +41,11 @@ func (a *Auth) apiUser(r *http.Request) (User, error) {
 	}
 	raw, ok := bearer(r)
 	if !ok {
-		return a.basic(r)
+		name, password, ok := r.BasicAuth()
+		if !ok {
+			return User{}, errNoLogin
+		}
+		return a.Login(r, name, password) // robots have no business here
 	}
 	claims, err := a.apiVerifier.Verify(raw)
 	if err != nil {
@@ -48,7 +55,7 @@ func (a *Auth) apiUser(r *http.Request) (User, error) {
 	if err != nil {
 		return User{}, fmt.Errorf("look a user up: %w", err)
 	}
-	if record == nil {
+	if record == nil || record.Created.Truncate(time.Second).After(claims.ExpiresAt.Add(-token.Life)) {
 		return User{}, fmt.Errorf("%w: the user is gone", ErrLogin)
 	}
 	return record.user(), nil

@@ -55,7 +55,8 @@ func (g *gate) config() Config {
 	}
 }
 
-// newGate has an admin "root" and a user "ann".
+// newGate has an admin "root", projects "shop" and "a", and a user "ann", who
+// is a developer of both.
 func newGate(t testing.TB) *gate {
 	t.Helper()
 	g := &gate{t: t, store: meta.NewMemory()}
@@ -70,7 +71,25 @@ func newGate(t testing.TB) *gate {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range []string{"shop", "a"} {
+		g.project(name, Settings{})
+		g.seat(name, "ann", RoleDeveloper)
+	}
 	return g
+}
+
+// root is the system administrator.
+var root = User{Name: "root", Admin: true}
+
+func (g *gate) project(name string, s Settings) {
+	g.t.Helper()
+	_, err := g.CreateProject(g.t.Context(), root, name, s)
+	must(g.t, err)
+}
+
+func (g *gate) seat(project, user string, role Role) {
+	g.t.Helper()
+	must(g.t, g.SetMember(g.t.Context(), root, project, user, role))
 }
 
 const (
@@ -347,7 +366,7 @@ func TestSweep(t *testing.T) {
 	must(t, g.Sweep(t.Context()))
 	left, err := g.store.List(t.Context(), "auth/", "", 0)
 	must(t, err)
-	if len(left) != 3 { // two users and the young refresh token
+	if len(left) != 7 { // two users, two projects with a member each, and the young refresh token
 		t.Fatalf("%d are left", len(left))
 	}
 }

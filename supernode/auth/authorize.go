@@ -42,27 +42,6 @@ var errNoLogin = errors.New("no login was sent")
 // user name holds a colon.
 const nodePrefix = "node:"
 
-// decide is the one place that says who may do what: of the access that user
-// asks for, the part that is granted.
-func decide(user User, asked token.Access) (granted token.Access) {
-	var may []string
-	switch {
-	case asked.Type == "registry" && asked.Name == "catalog":
-		may = []string{"*"}
-	case asked.Type == "repository" && user.Admin:
-		may = []string{"pull", "push", "delete"}
-	case asked.Type == "repository":
-		may = []string{"pull", "push"}
-	}
-	granted = token.Access{Type: asked.Type, Name: asked.Name, Actions: []string{}}
-	for _, action := range may {
-		if asked.Allows(action) {
-			granted.Actions = append(granted.Actions, action)
-		}
-	}
-	return granted
-}
-
 // accessOf is the resource that Authorize's arguments mean; a zero Access
 // asks only whether somebody is known.
 func accessOf(repository string, actions []string) token.Access {
@@ -93,10 +72,30 @@ func (a *Auth) Authorize(r *http.Request, repository string, actions ...string) 
 	if err != nil {
 		return "", err
 	}
-	if !grants(decide(user, want), want) {
-		return "", denied(user.Name, want)
+	if want.Type == "" {
+		return user.Name, nil
+	}
+	if err := a.may(r.Context(), user, want); err != nil {
+		return "", err
 	}
 	return user.Name, nil
+}
+
+// may says whether a user has a right now, and makes the project that a system
+// administrator pushes into.
+func (a *Auth) may(ctx context.Context, user User, want token.Access) error {
+	granted, at, err := a.decideNow(ctx, user, want)
+	if err != nil {
+		return err
+	}
+	// The repositories of other registries are not among our own.
+	if !grants(granted, want) || want.Type == "repository" && upstreamName(want.Name) {
+		return denied(user.Name, want)
+	}
+	if want.Type == "repository" && at.project == nil && slices.Contains(want.Actions, actionPush) {
+		return a.ensureProject(ctx, user, projectOf(want.Name))
+	}
+	return nil
 }
 
 func (a *Auth) authorizeBearer(r *http.Request, raw string, want token.Access) (string, error) {
@@ -105,27 +104,50 @@ func (a *Auth) authorizeBearer(r *http.Request, raw string, want token.Access) (
 		return "", a.challenge(r, want, "invalid_token", err)
 	}
 	user, err := a.subject(r.Context(), claims.Subject)
+	if err == nil && user.Created.Truncate(time.Second).After(claims.ExpiresAt.Add(-token.Life)) {
+		err = fmt.Errorf("%w: the token is older than its user", ErrNoUser)
+	}
 	if errors.Is(err, ErrNoUser) || errors.Is(err, ErrDenied) {
 		return "", a.challenge(r, want, "invalid_token", err)
 	}
 	if err != nil {
 		return "", err
 	}
-	if want.Type == "" || claims.Allows(want.Type, want.Name, want.Actions...) {
+	covered := want.Type == "" || claims.Allows(want.Type, want.Name, want.Actions...)
+	if covered && (want.Type == "" || user.node) {
 		return claims.Subject, nil
 	}
-	// A token for more helps only who has the right to more.
-	if grants(decide(user, want), want) {
-		return "", a.challenge(r, want, "insufficient_scope", errors.New("the token does not cover this"))
+	if !covered {
+		// A token for more helps only who has the right to more.
+		granted, _, err := a.decideNow(r.Context(), user, want)
+		if err != nil {
+			return "", err
+		}
+		if grants(granted, want) {
+			return "", a.challenge(r, want, "insufficient_scope", errors.New("the token does not cover this"))
+		}
+		return "", denied(claims.Subject, want)
 	}
-	return "", denied(claims.Subject, want)
+	// What a token grants is held only for as long as its user has the right.
+	if err := a.may(r.Context(), user, want); err != nil {
+		return "", err
+	}
+	return claims.Subject, nil
 }
 
-// subject looks up whom a token was made for, as of now: a user who was
-// removed and a node that was turned away are refused before their tokens end.
+// subject looks up whom a token was made for, as of now: a user or robot that
+// was removed and a node that was turned away are refused before their tokens
+// end.
 func (a *Auth) subject(ctx context.Context, name string) (User, error) {
 	if peerID, ok := strings.CutPrefix(name, nodePrefix); ok {
-		return User{Name: name}, a.admit(peerID)
+		return User{Name: name, node: true}, a.admit(peerID)
+	}
+	if strings.HasPrefix(name, robotLogin) {
+		record, user, err := a.robotUser(ctx, name)
+		if err == nil && record == nil {
+			err = ErrNoUser
+		}
+		return user, err
 	}
 	record, _, err := a.readUser(ctx, name)
 	if err != nil {
@@ -156,11 +178,19 @@ func (a *Auth) IssuePull(peerID, repository string, ttl time.Duration) (string, 
 	return a.registry.Issue(nodePrefix+peerID, access, ttl)
 }
 
-// basic logs in whoever a request's Basic credentials name.
+// basic logs in whoever a request's Basic credentials name: a user or a robot.
 func (a *Auth) basic(r *http.Request) (User, error) {
 	name, password, ok := r.BasicAuth()
 	if !ok {
 		return User{}, errNoLogin
+	}
+	return a.identify(r, name, password)
+}
+
+// identify logs a user or a robot in.
+func (a *Auth) identify(r *http.Request, name, password string) (User, error) {
+	if strings.HasPrefix(name, robotLogin) {
+		return a.robotWith(r.Context(), name, password)
 	}
 	return a.Login(r, name, password)
 }

@@ -9,6 +9,11 @@
 // does a user name that nobody has, since it may be a password in the wrong
 // field.
 //
-// Who may do what is one function, decide. Roles for now: an admin may do
-// everything, every other user may pull and push everywhere.
+// Who may do what is one function, decide, over plain values: who asks, where
+// they stand in the project (the first path element of a repository), and what
+// they ask for. System administrators make projects and may do everything;
+// members may do what their role says; robots what they were made for, in
+// their own project; everybody else nothing, but for pulling from projects
+// that are public. Whoever may not see a project gets the same answer as if
+// there were none.
 package auth

@@ -81,7 +81,7 @@ func newPasswords(c cost) *passwords {
 // (https://github.com/P-H-C/phc-string-format).
 func (p *passwords) hash(ctx context.Context, password string) (string, error) {
 	if len(password) < minPassword || len(password) > maxPassword {
-		return "", fmt.Errorf("a password needs %d to %d bytes", minPassword, maxPassword)
+		return "", fmt.Errorf("the password is %w: it needs %d to %d bytes", ErrInvalid, minPassword, maxPassword)
 	}
 	release, err := p.slot(ctx)
 	if err != nil {

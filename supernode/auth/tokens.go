@@ -99,7 +99,7 @@ func (a *Auth) tokenByPost(r *http.Request) (*tokenAnswer, error) {
 	var user User
 	switch f.Get("grant_type") {
 	case "password":
-		user, err = a.Login(r, f.Get("username"), f.Get("password"))
+		user, err = a.identify(r, f.Get("username"), f.Get("password"))
 	case "refresh_token":
 		if user, err = a.refresh(r.Context(), f.Get("refresh_token"), req.service); errors.Is(err, ErrLogin) {
 			a.tell(r, Deed{Subject: unknown, Action: "login"}, err)
@@ -146,12 +146,22 @@ func (a *Auth) grant(ctx context.Context, user User, req tokenRequest) (*tokenAn
 	issuer := a.registry
 	granted := []token.Access{}
 	scope := ""
+	if user.robot != nil {
+		// Its secret is its refresh token, and the API is for people.
+		if req.offline = false; req.service == APIService {
+			return nil, fmt.Errorf("%w: robots use the registry alone", ErrDenied)
+		}
+	}
 	if req.service == APIService {
 		issuer = a.api // what its bearer may do follows from who it is, as of each request
 		req.scopes = nil
 	}
 	for _, asked := range req.scopes {
-		if g := decide(user, asked); len(g.Actions) > 0 {
+		g, _, err := a.decideNow(ctx, user, asked)
+		if err != nil {
+			return nil, err
+		}
+		if len(g.Actions) > 0 {
 			granted = append(granted, g)
 			if scope != "" {
 				scope += " "

@@ -37,12 +37,20 @@ type User struct {
 	MustChange bool // the password was given by somebody else
 	Created    time.Time
 
+	id    string
 	epoch uint64
+	robot *Robot // nil: a person
+	node  bool   // the bearer of a node's token
 }
+
+// systemAdmin reports whether the user may do everything.
+func (u User) systemAdmin() bool { return u.Admin && u.robot == nil && !u.node }
 
 // userRecord is a user as stored.
 type userRecord struct {
-	Name       string    `json:"name"`
+	Name string `json:"name"`
+	// ID is this very user's, whoever else has the name before or after.
+	ID         string    `json:"id"`
 	Hash       string    `json:"hash"` // argon2id, PHC string
 	Admin      bool      `json:"admin,omitempty"`
 	MustChange bool      `json:"must_change,omitempty"`
@@ -54,7 +62,7 @@ type userRecord struct {
 }
 
 func (u *userRecord) user() User {
-	return User{Name: u.Name, Admin: u.Admin, MustChange: u.MustChange, Created: u.Created, epoch: u.Epoch}
+	return User{Name: u.Name, Admin: u.Admin, MustChange: u.MustChange, Created: u.Created, id: u.ID, epoch: u.Epoch}
 }
 
 // FirstLogin makes the user admin when there is no user at all. The password
@@ -112,7 +120,7 @@ func (a *Auth) CreateUser(ctx context.Context, name, password string, admin bool
 
 func (a *Auth) createUser(ctx context.Context, name, password string, admin, mustChange bool) error {
 	if !userName(name) {
-		return fmt.Errorf("make a user: a name is 1 to %d of a-z, 0-9, and . _ - @ + after the first", maxUser)
+		return fmt.Errorf("make a user: the name is %w: 1 to %d of a-z, 0-9, and . _ - @ + after the first", ErrInvalid, maxUser)
 	}
 	hash, err := a.passwords.hash(ctx, password)
 	if err != nil {
@@ -122,11 +130,15 @@ func (a *Auth) createUser(ctx context.Context, name, password string, admin, mus
 	if err != nil {
 		return err
 	}
+	id, err := newSecret()
+	if err != nil {
+		return err
+	}
 	err = update(ctx, a.cfg.Meta, userPrefix+name, func(old *userRecord) (*userRecord, error) {
 		if old != nil {
 			return nil, ErrUserExists
 		}
-		return &userRecord{Name: name, Hash: hash, Admin: admin, MustChange: mustChange, Created: a.cfg.Now(), Epoch: epoch}, nil
+		return &userRecord{Name: name, ID: id, Hash: hash, Admin: admin, MustChange: mustChange, Created: a.cfg.Now(), Epoch: epoch}, nil
 	})
 	if err != nil {
 		return fmt.Errorf("make user %s: %w", name, err)
@@ -169,6 +181,9 @@ func (a *Auth) RemoveUser(ctx context.Context, name string) error {
 	if _, err := a.cfg.Meta.Commit(ctx, compares, []meta.Op{meta.Delete(userPrefix + name)}); err != nil {
 		return fmt.Errorf("remove user %s: %w", name, err)
 	}
+	if err := a.unseatEverywhere(ctx, name, record.ID); err != nil {
+		return fmt.Errorf("take the roles of %s away, who is removed: %w", name, err)
+	}
 	return nil
 }
 
@@ -176,7 +191,7 @@ func (a *Auth) RemoveUser(ctx context.Context, name string) error {
 // limited like a login. All sessions and refresh tokens of the user end.
 func (a *Auth) ChangePassword(r *http.Request, name, old, next string) error {
 	if old == next {
-		return errors.New("change the password: the new one is the old one")
+		return fmt.Errorf("change the password: the new one is %w: it is the old one", ErrInvalid)
 	}
 	if _, err := a.Login(r, name, old); err != nil {
 		return fmt.Errorf("change the password: %w", err)

@@ -110,7 +110,11 @@ func (g *Registry) catalog(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	names, more, err := g.list(q.Context(), keyRepository(""), p)
+	readable, err := g.Auth.Readable(q.Context(), q.subject)
+	if err != nil {
+		return authError(err)
+	}
+	names, more, err := g.listReadable(q.Context(), p, readable)
 	if err != nil {
 		return err
 	}
@@ -118,6 +122,52 @@ func (g *Registry) catalog(w http.ResponseWriter, q *request) error {
 		next(w, "/v2/_catalog", url.Values{}, names[len(names)-1], p.size)
 	}
 	return writeJSON(w, "application/json", map[string]any{"repositories": orEmpty(names)})
+}
+
+// listReadable reads a page of the repositories that pass readable, and
+// whether more of these follow. What lies in a project that does not is
+// stepped over as one.
+func (g *Registry) listReadable(ctx context.Context, p page, readable func(string) (bool, error)) (names []string, more bool, err error) {
+	prefix := keyRepository("")
+	from := prefix
+	if p.last != "" {
+		from += p.last + "\x00"
+	}
+	for p.size > 0 {
+		values, err := g.Meta.List(ctx, prefix, from, p.size+1)
+		if err != nil {
+			return nil, false, fmt.Errorf("list repositories: %w", err)
+		}
+		if len(values) == 0 {
+			break
+		}
+		for _, v := range values {
+			name := strings.TrimPrefix(v.Key, prefix)
+			from = max(from, v.Key+"\x00")
+			if v.Key+"\x00" != from {
+				continue // within what is stepped over
+			}
+			may, err := readable(name)
+			switch {
+			case err != nil:
+				return nil, false, err
+			case may && len(names) == p.size:
+				return names, true, nil
+			case may:
+				names = append(names, name)
+			case strings.Contains(name, "/"):
+				from = keyRepository(projectOf(name)) + "0" // the sign after the slash
+			}
+		}
+	}
+	return names, false, nil
+}
+
+// projectOf is the first path element of a repository's name: the project
+// that it counts for.
+func projectOf(repository string) string {
+	name, _, _ := strings.Cut(repository, "/")
+	return name
 }
 
 func orEmpty(names []string) []string {

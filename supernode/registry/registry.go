@@ -17,14 +17,18 @@ import (
 
 // Authorizer decides who may do what. repository "" asks about the registry
 // as a whole: without an action whether the caller is anybody known, with
-// "catalog" whether they may list all repositories. Actions on a repository
-// are pull, push and delete. subject names the caller; an upload session
+// "catalog" whether they may list repositories, of which they are shown those
+// that Readable lets pass. Actions on a repository are pull, push and delete. subject names the caller; an upload session
 // belongs to the one who began it.
 //
 // An error that has a method Challenge() string becomes 401 with that
 // WWW-Authenticate header, any other 403.
 type Authorizer interface {
 	Authorize(r *http.Request, repository string, actions ...string) (subject string, err error)
+	// Readable tells which repositories a subject that Authorize named may pull
+	// from now. All repositories with the same first path element get the same
+	// answer.
+	Readable(ctx context.Context, subject string) (func(repository string) (bool, error), error)
 }
 
 // Config is what a Registry is made of. Meta, Objects, Auth and Sign are

@@ -58,10 +58,18 @@ func (a rights) Authorize(r *http.Request, repository string, actions ...string)
 	return user, nil
 }
 
+func (a rights) Readable(_ context.Context, user string) (func(string) (bool, error), error) {
+	return func(repository string) (bool, error) { return strings.Contains(a[user+" "+repository], "pull"), nil }, nil
+}
+
 // anyone lets everybody do everything, as one subject.
 type anyone struct{}
 
 func (anyone) Authorize(*http.Request, string, ...string) (string, error) { return "anyone", nil }
+
+func (anyone) Readable(context.Context, string) (func(string) (bool, error), error) {
+	return func(string) (bool, error) { return true, nil }, nil
+}
 
 // fixture is a registry on in-memory stores, with a clock of its own.
 type fixture struct {
