@@ -257,7 +257,7 @@ func (h *house) revoked(peerIDs ...string) {
 
 func (h *house) openRegistry(ctx context.Context) (err error) {
 	h.registry, err = registry.New(ctx, registry.Config{
-		Meta: h.meta, Objects: h.objects, Auth: api.Gatekeeper{Auth: h.auth}, Sign: h.key.Sign,
+		Meta: h.meta, Objects: h.objects, Auth: api.Gatekeeper{Auth: h.auth}, Policy: h.auth, Sign: h.key.Sign,
 		PublicNames: h.config.names(), PullThrough: passThrough{h.seed}, Origin: h.config.IDC, Now: time.Now, Log: h.log,
 	})
 	return err

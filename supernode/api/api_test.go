@@ -113,7 +113,7 @@ func newFront(t *testing.T) *front {
 		t.Fatal(err)
 	}
 	f.Registry, err = registry.New(t.Context(), registry.Config{
-		Meta: store, Objects: objects.NewMemory(), Auth: Gatekeeper{f.Auth}, Sign: f.key.Sign,
+		Meta: store, Objects: objects.NewMemory(), Auth: Gatekeeper{f.Auth}, Policy: f.Auth, Sign: f.key.Sign,
 		PublicNames: names, Origin: "here", Now: f.now, Log: log,
 	})
 	if err != nil {

@@ -62,11 +62,20 @@ func (d doors) ChangePassword(r *http.Request, old, next string) error {
 	return d.Auth.ChangePassword(r, s.User.Name, old, next)
 }
 
+// images are those that whoever looks at the page may pull.
 func (c Config) images(ctx context.Context) ([]console.Image, error) {
 	var out []console.Image
+	readable := c.Auth.ReadableBy(ctx, userOf(ctx).User)
 	for repository, err := range c.Registry.Repositories(ctx) {
 		if err != nil {
 			return nil, err
+		}
+		may, err := readable(repository.Name)
+		if err != nil {
+			return nil, err
+		}
+		if !may {
+			continue
 		}
 		for tag, err := range c.Registry.Tags(ctx, repository.Name) {
 			if err != nil {
@@ -105,7 +114,11 @@ func (c Config) imageSize(ctx context.Context, tag registry.Tag) int64 {
 	return size
 }
 
+// swarms are for administrators: who holds what tells of every project.
 func (c Config) swarms(ctx context.Context) ([]console.Swarm, error) {
+	if !userOf(ctx).Admin {
+		return nil, nil
+	}
 	names, err := c.hostNames(ctx)
 	if err != nil {
 		return nil, err
@@ -148,7 +161,11 @@ func (c Config) hostNames(ctx context.Context) (func(peerID string) string, erro
 	}, nil
 }
 
+// servers are for administrators.
 func (c Config) servers(ctx context.Context) ([]console.Server, error) {
+	if !userOf(ctx).Admin {
+		return nil, nil
+	}
 	list, err := c.listServers(ctx)
 	if err != nil {
 		return nil, err

@@ -26,6 +26,8 @@ var (
 	ErrLogin = errors.New("wrong user name or password")
 	// ErrUserExists is wrapped when a name is taken.
 	ErrUserExists = errors.New("a user of this name exists")
+	// ErrLastAdmin is wrapped when nobody would be left to administer.
+	ErrLastAdmin = errors.New("the last admin stays; make another one first")
 	// ErrNoUser is wrapped when nobody has a name.
 	ErrNoUser = errors.New("no such user")
 )
@@ -173,7 +175,7 @@ func (a *Auth) RemoveUser(ctx context.Context, name string) error {
 			return fmt.Errorf("remove user %s: %w", name, err)
 		}
 		if rest == nil || !rest.Admin {
-			return fmt.Errorf("remove user %s: the last admin stays; make another one first", name)
+			return fmt.Errorf("remove user %s: %w", name, ErrLastAdmin)
 		}
 		// The other admin must still be there when this one goes.
 		compares = append(compares, meta.Compare{Key: userPrefix + other, Revision: otherRevision})

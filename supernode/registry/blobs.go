@@ -172,6 +172,7 @@ func (g *Registry) deleteBlob(w http.ResponseWriter, q *request) error {
 // unlink plans the removal of a link.
 func unlink(repo string, d blob.Digest, link linkRecord, revision meta.Revision) *change {
 	c := &change{entries: []Entry{linkEntry(BlobUnlinked, repo, d, link.Size)}}
+	c.held = &holding{repository: repo, digest: d, size: link.Size, gone: true}
 	c.compare(keyLink(repo, d), revision)
 	c.write(meta.Delete(keyLink(repo, d)), meta.Delete(keyHeldBlob(d, repo)), meta.Delete(keyLease(repo, d)))
 	return c

@@ -225,6 +225,7 @@ func (g *Registry) planLink(ctx context.Context, c *change, repo string, d blob.
 	}
 	c.write(put(keyLink(repo, d), linkRecord{Size: size, Linked: g.Now().UTC()}), meta.Put(keyHeldBlob(d, repo), nil))
 	c.entries = append(c.entries, linkEntry(BlobLinked, repo, d, size))
+	c.held = &holding{repository: repo, digest: d, size: size}
 	return g.planRepository(ctx, c, repo)
 }
 

@@ -28,6 +28,9 @@ func (g *Registry) planUntag(ctx context.Context, c *change, repository, tag str
 	if err != nil || revision == 0 || only != "" && current.Digest != only {
 		return false, err
 	}
+	if err := g.mayMove(ctx, repository, tag); err != nil {
+		return false, err
+	}
 	c.compare(keyTag(repository, tag), revision)
 	c.write(meta.Delete(keyTag(repository, tag)))
 	tomb := tagRecord{Time: g.Now().UTC(), version: version{Origin: g.Origin, Seen: current.seenWith(nil)}}
@@ -47,6 +50,15 @@ func (g *Registry) planUntag(ctx context.Context, c *change, repository, tag str
 
 // deleteManifest takes the tags that name a manifest away, then it.
 func (g *Registry) deleteManifest(ctx context.Context, repository string, d blob.Digest) error {
+	// With many tags it takes several commits: none is made when one tag stays.
+	for tag, err := range g.Tags(ctx, repository) {
+		if err == nil && tag.Digest == d {
+			err = g.mayMove(ctx, repository, tag.Name)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	for {
 		done := false
 		err := g.journal.commit(ctx, func() (c *change, err error) {
@@ -88,6 +100,7 @@ func (g *Registry) planDelete(ctx context.Context, repository string, d blob.Dig
 	if len(tags) > deleteBatch {
 		return c, false, nil
 	}
+	c.held = &holding{repository: repository, digest: d, size: record.Size, gone: true}
 	c.write(meta.Delete(keyManifest(repository, d)), meta.Delete(keyHeldManifest(d, repository)))
 	if record.Subject != "" {
 		c.write(meta.Delete(keyReferrers(repository, record.Subject) + string(d)))

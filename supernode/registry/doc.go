@@ -16,6 +16,8 @@
 //	tomb/<repository>/_/<tag>             that a tag was deleted, and which version
 //	lease/<repository>/_/<digest>         until when GC leaves a link alone
 //	held/<digest>/b|m/<repository>        the links and manifests by digest
+//	usage/<project>                       how many bytes a project holds
+//	counted/<project>/_/<digest>          how often it holds a digest
 //	upload/<id>                           an upload session
 //	trash/<time>/<key>                    an object to be deleted later
 //	log/<epoch>/<sequence>, logstate      the replication log

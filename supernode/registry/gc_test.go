@@ -311,7 +311,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 	for _, p := range report.Problems {
 		broken[p.Repository]++
 	}
-	if broken[""] != 4 || broken["a"] != 2 {
+	if broken[""] != 4 || broken["a"] != 3 {
 		t.Errorf("problems %v", report.Problems)
 	}
 	// A push heals an object that is gone.

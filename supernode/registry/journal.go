@@ -72,7 +72,9 @@ type journal struct {
 	store  meta.Store
 	origin string
 	now    func() time.Time
-	mu     sync.Mutex
+	// account plans what a holding does to the usage of its project.
+	account func(ctx context.Context, h holding) (*change, error)
+	mu      sync.Mutex
 }
 
 func openJournal(ctx context.Context, store meta.Store, origin string, now func() time.Time) (*journal, error) {
@@ -98,6 +100,8 @@ type change struct {
 	entries  []Entry
 	// stamped are ops that need the clock; entry i belongs to clock(i).
 	stamped func(clock func(i int) Clock) []meta.Op
+	// held is what the change adds to or takes from a project's usage.
+	held *holding
 }
 
 func (c *change) compare(key string, revision meta.Revision) {
@@ -175,6 +179,14 @@ func (j *journal) try(ctx context.Context, plan func() (*change, error)) error {
 	}
 	ops = append(ops, put(keyJournal, end))
 	compares := append([]meta.Compare{{Key: keyJournal, Revision: revision}}, c.compares...)
+	if c.held != nil {
+		// Within the lock, so that pushes into one project do not collide here.
+		counted, err := j.account(ctx, *c.held)
+		if err != nil {
+			return err
+		}
+		ops, compares = append(ops, counted.ops...), append(compares, counted.compares...)
+	}
 	_, err = j.store.Commit(ctx, compares, ops)
 	return err
 }

@@ -203,6 +203,7 @@ func (g *Registry) planManifest(ctx context.Context, c *change, p *manifestPush)
 	c.write(put(keyManifest(p.repository, p.digest), record))
 	if known == 0 {
 		c.write(meta.Put(keyHeldManifest(p.digest, p.repository), nil))
+		c.held = &holding{repository: p.repository, digest: p.digest, size: record.Size}
 		c.entries = append(c.entries, Entry{Kind: ManifestPut, Repository: p.repository, Digest: p.digest,
 			MediaType: m.mediaType, Size: record.Size})
 		if m.subject != "" {
@@ -242,6 +243,11 @@ func (g *Registry) planTags(ctx context.Context, c *change, p *manifestPush, rec
 		c.compare(keyTag(p.repository, tag), revision)
 		if revision != 0 && current.Digest == p.digest {
 			continue
+		}
+		if revision != 0 {
+			if err := g.mayMove(ctx, p.repository, tag); err != nil {
+				return err
+			}
 		}
 		tomb, buried, err := get[tagRecord](ctx, g.Meta, keyTomb(p.repository, tag))
 		if err != nil {

@@ -42,6 +42,8 @@ type Config struct {
 	// PublicNames are the names by which this registry is known: a request
 	// with ns= one of these is one for its own repositories.
 	PublicNames []string
+	// Policy bounds what projects hold and which tags move; nil: nothing does.
+	Policy Policy
 	// PullThrough serves ns= of other registries; nil: there are none.
 	PullThrough PullThrough
 	// Origin names this data centre in log entries and tag records.
@@ -101,7 +103,9 @@ func New(ctx context.Context, c Config) (*Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open registry: %w", err)
 	}
-	return &Registry{Config: c, journal: j, inlineMap: maxInlineMap}, nil
+	g := &Registry{Config: c, journal: j, inlineMap: maxInlineMap}
+	j.account = g.account
+	return g, nil
 }
 
 func setDefault[T comparable](field *T, value T) {

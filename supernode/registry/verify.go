@@ -68,6 +68,7 @@ func (g *Registry) Verify(ctx context.Context, progress func(VerifyProgress)) (V
 		check  func(context.Context, meta.Value) (string, error)
 	}{
 		{"link/", g.checkLink}, {"manifest/", g.checkManifest}, {"tag/", g.checkTag},
+		{"counted/", g.checkCounted}, {"usage/", g.checkUsage},
 	} {
 		if err := g.verifyKeys(ctx, check.prefix, check.check, &report); err != nil {
 			return report, fmt.Errorf("verify: %w", err)
@@ -195,7 +196,7 @@ func (g *Registry) firstMissing(ctx context.Context, keys ...string) (string, er
 func (g *Registry) checkLink(ctx context.Context, v meta.Value) (string, error) {
 	repository, name := splitWithin(v.Key)
 	d := blob.Digest(name)
-	return g.firstMissing(ctx, keyBlob(d), keyHeldBlob(d, repository), keyRepository(repository))
+	return g.firstMissing(ctx, keyBlob(d), keyHeldBlob(d, repository), keyRepository(repository), keyCounted(projectOf(repository), d))
 }
 
 func (g *Registry) checkTag(ctx context.Context, v meta.Value) (string, error) {
@@ -214,7 +215,7 @@ func (g *Registry) checkManifest(ctx context.Context, v meta.Value) (string, err
 	if err := decode(v, &record); err != nil {
 		return err.Error(), nil
 	}
-	keys := []string{keyBlob(d), keyHeldManifest(d, repository), keyRepository(repository)}
+	keys := []string{keyBlob(d), keyHeldManifest(d, repository), keyRepository(repository), keyCounted(projectOf(repository), d)}
 	if record.Subject != "" {
 		keys = append(keys, keyReferrers(repository, record.Subject)+string(d))
 	}
