@@ -114,7 +114,7 @@ func newFront(t *testing.T) *front {
 	}
 	f.Registry, err = registry.New(t.Context(), registry.Config{
 		Meta: store, Objects: objects.NewMemory(), Auth: Gatekeeper{f.Auth}, Policy: f.Auth, Sign: f.key.Sign,
-		PublicNames: names, Origin: "here", Now: f.now, Log: log,
+		PublicNames: names, PullThrough: through{}, Origin: "here", Now: f.now, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
