@@ -29,7 +29,7 @@ type host struct {
 	open     int // sessions that are not done
 	done     time.Duration
 
-	seed, liar, silent, dead bool
+	seed, liar, silent, dead, freezes bool
 }
 
 func (w *world) build() {
@@ -52,6 +52,10 @@ func (w *world) build() {
 		w.hosts[0].up /= 100
 	}
 	w.hosts[0].silent = cfg.Silent
+	if cfg.Freezes {
+		w.hosts = append(w.hosts, w.host(cfg.Hosts, cfg.Rate))
+		w.hosts[cfg.Hosts].freezes = true
+	}
 	for _, h := range w.hosts {
 		for b := range cfg.Blobs {
 			h.sessions = append(h.sessions, newSession(h, b))
@@ -61,6 +65,11 @@ func (w *world) build() {
 	for _, h := range w.hosts {
 		if h.liar {
 			w.after(0, h.boast)
+			continue
+		}
+		if h.freezes {
+			w.after(0, h.early)
+			w.after(cfg.Bound()/8, h.freeze)
 			continue
 		}
 		w.left += len(h.sessions)
@@ -135,6 +144,28 @@ func (h *host) boast() {
 	}
 }
 
+// early lets a host have everything that there is, from the seed.
+func (h *host) early() {
+	for b, s := range h.sessions {
+		s.have.Fill()
+		for i := range h.w.cfg.Pieces {
+			h.w.seed.emitters[b].Begin(i)
+			h.w.seed.emitters[b].Sent(h.w.clock().Add(-time.Minute), i)
+		}
+	}
+	h.boast()
+}
+
+// freeze stops a host in the middle of whatever it sends. Nobody is told.
+func (h *host) freeze() {
+	h.silent = true
+	for _, f := range slices.Clone(h.sending) {
+		f.left -= f.rate * (h.w.now - f.since).Seconds()
+		h.w.end(f)
+		f.rate = 0
+	}
+}
+
 func (h *host) die() {
 	if h.done == 0 {
 		h.w.left -= h.open
@@ -161,14 +192,18 @@ type request struct {
 	to    *host
 	piece int
 	next  bool
+	again bool // of next: what has left the seed before
 	want  blob.Bitmap
 	slot  bool // a download slot of the asker's
 	slow  bool // was hedged
 
 	start  time.Duration
+	moved  time.Duration // when bytes were last seen to come
+	seen   float64       // how many were here then
+	still  bool          // none have come for longer than nearly all pieces take
 	waiter *policy.Waiter
 	flow   *flow
-	first  bool // leaves the seed for the first time
+	first  bool // the seed chose it, or it leaves for the first time
 	none   bool // every wanted piece has left the seed
 	over   bool
 }
@@ -188,7 +223,7 @@ func (h *host) receive(r *request) {
 		r.fail(func(p *policy.Peer, now time.Time, c *rand.Rand) { p.Lied(now, c) })
 		return
 	}
-	r.waiter = &policy.Waiter{Peer: r.from.h.name, Value: r}
+	r.waiter = &policy.Waiter{Peer: r.from.h.name, Value: r, Repeat: r.again}
 	if h.seed && !r.next {
 		r.waiter.Repeat = !h.emitters[r.from.blob].Fresh(r.piece)
 	}
@@ -233,12 +268,17 @@ func (h *host) ready(r *request) bool {
 	all := blob.NewBitmap(h.w.cfg.Pieces)
 	all.Fill()
 	var ok bool
-	if r.piece, ok = e.Next(r.want, all); ok {
+	if r.again {
+		r.piece, ok = e.Again(h.w.clock(), h.w.cfg.Policy.AgainAfter, r.want, all)
+	} else {
+		r.piece, ok = e.Next(r.want, all)
+	}
+	if ok {
 		r.first = true
 		return true
 	}
 	r.piece = -1
-	r.none = e.Exhausted(r.want)
+	r.none = r.again || e.Exhausted(r.want)
 	return r.none
 }
 
@@ -247,7 +287,7 @@ func (h *host) sent(r *request) {
 	if h.seed {
 		h.w.sent += h.w.cfg.Piece
 		if r.first {
-			h.emitters[r.from.blob].Sent(r.piece)
+			h.emitters[r.from.blob].Sent(h.w.clock(), r.piece)
 		}
 	}
 	h.serving = without(h.serving, r)

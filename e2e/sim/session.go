@@ -27,7 +27,8 @@ type session struct {
 	repeats   int
 	pace      policy.Pace
 	hunger    policy.Starving
-	fresh     []int // gained and not yet told
+	againAt   time.Duration // no orphan is asked for before
+	fresh     []int         // gained and not yet told
 	telling   bool
 }
 
@@ -56,6 +57,7 @@ func (s *session) tick() {
 	if s.finished() || s.h.dead || s.h.liar {
 		return
 	}
+	s.watch()
 	s.step()
 	s.h.w.after(tick, s.tick)
 }
@@ -140,7 +142,7 @@ func (s *session) answered(r *request) {
 		return
 	}
 	if r.next {
-		if s.have.Has(r.piece) || s.jobs[r.piece] != nil {
+		if s.have.Has(r.piece) {
 			r.abort()
 			return
 		}
@@ -169,8 +171,8 @@ func (s *session) answered(r *request) {
 
 // beat calls off a request that another was faster than.
 func (s *session) beat(r *request) {
-	if p := s.h.peers[r.to.name]; p != nil && r.slow {
-		if r.flow == nil || r.flow.left >= s.h.w.cfg.Piece {
+	if p := s.h.peers[r.to.name]; p != nil && (r.slow || r.still) {
+		if r.still || r.flow == nil || r.flow.left >= s.h.w.cfg.Piece {
 			p.Silent(s.h.w.clock(), s.h.w.rand)
 		}
 		p.Slow(2 * (s.h.w.now - r.start))
@@ -259,6 +261,12 @@ func (s *session) exhausted(r *request) {
 	}
 	r.over = true
 	s.leave(r)
+	if r.again {
+		w := s.h.w
+		s.againAt = w.now + w.cfg.Policy.GraceBy(w.rand.Float64())
+		s.step()
+		return
+	}
 	for i := range r.want.All() {
 		s.gone.Set(i)
 	}
@@ -286,11 +294,41 @@ func (s *session) tell(piece int) {
 	})
 }
 
-func (s *session) late(r *request) bool {
-	got := 0.0
-	if r.flow != nil {
-		got = s.h.w.cfg.Piece - (r.flow.left - r.flow.rate*(s.h.w.now-r.flow.since).Seconds())
+func (r *request) got(w *world) float64 {
+	if r.flow == nil {
+		return 0
 	}
+	return w.cfg.Piece - (r.flow.left - r.flow.rate*(w.now-r.flow.since).Seconds())
+}
+
+// watch looks which pieces move, and who is silent.
+func (s *session) watch() {
+	w := s.h.w
+	after := s.pace.HedgeAfter(w.cfg.Policy)
+	for _, j := range s.order {
+		for _, r := range j.requests {
+			p := s.h.peers[r.to.name]
+			switch got := r.got(w); {
+			case got > r.seen:
+				r.seen, r.moved, r.still = got, w.now, false
+				if p != nil {
+					p.Moved(w.clock())
+				}
+			case w.now-max(r.start, r.moved) >= after:
+				r.still = true
+				if p != nil {
+					p.Stalled(w.clock(), after)
+				}
+			}
+		}
+	}
+}
+
+func (s *session) late(r *request) bool {
+	if r.still {
+		return true
+	}
+	got := r.got(s.h.w)
 	return s.pace.Late(s.h.w.cfg.Policy, s.h.w.now-r.start, int64(got), int64(s.h.w.cfg.Piece))
 }
 
@@ -331,12 +369,15 @@ func (s *session) hedge() {
 func (s *session) askSeed() {
 	w := s.h.w
 	want := s.want()
-	if want.Count() == 0 {
-		return
-	}
 	fresh := want.Minus(s.gone)
 	for n := min(w.cfg.Policy.NextAhead, fresh.Count()); len(s.nexts) < n; {
 		s.ask(&request{from: s, to: w.seed, next: true, want: fresh, piece: -1})
+	}
+	if w.now >= s.againAt {
+		lost := s.orphans(want)
+		for n := min(w.cfg.Policy.NextAhead, lost.Count()); len(s.nexts) < n; {
+			s.ask(&request{from: s, to: w.seed, next: true, again: true, want: lost, piece: -1})
+		}
 	}
 	open := 0
 	for _, j := range s.order {
@@ -352,10 +393,12 @@ func (s *session) askSeed() {
 			break
 		}
 	}
-	starved := s.hunger.Starved(w.clock())
+	if !s.hunger.Starved(w.clock()) {
+		return
+	}
 	var lost []int
 	for i := range want.All() {
-		if s.gone.Has(i) && (starved || !s.picker.Reachable(w.clock(), i) && !s.picker.Growing(w.clock(), i)) {
+		if s.gone.Has(i) {
 			lost = append(lost, i)
 		}
 	}
@@ -368,4 +411,16 @@ func (s *session) askSeed() {
 		s.fed()
 		s.ask(&request{from: s, to: w.seed, piece: i})
 	}
+}
+
+// orphans is as in pkg/swarm.
+func (s *session) orphans(want blob.Bitmap) blob.Bitmap {
+	lost := want.Clone()
+	for _, j := range s.order {
+		if len(j.requests) == 1 && j.requests[0].still && j.requests[0].to != s.h.w.seed {
+			lost.Set(j.piece)
+		}
+	}
+	lost = lost.Minus(lost.Minus(s.gone)) // those that have left the seed
+	return s.picker.Orphans(s.h.w.clock(), lost)
 }

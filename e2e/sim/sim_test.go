@@ -84,9 +84,24 @@ func TestTroubleCostsAtMostAFifth(t *testing.T) {
 	}
 }
 
+// TestHolderThatFreezes: what has left the seed lies with a single host, which
+// falls silent when the others have an eighth of it.
+func TestHolderThatFreezes(t *testing.T) {
+	for _, hosts := range []int{4, 16} {
+		t.Run(strconv.Itoa(hosts), func(t *testing.T) {
+			t.Parallel()
+			cfg := usual(hosts, 1, 128)
+			normal := Run(cfg).Ratio()
+			cfg.Freezes = true
+			// In these pulls of 3 s, the silence itself is a tenth until it is noticed.
+			play(t, cfg, 1.2*normal, 1.2)
+		})
+	}
+}
+
 func TestARunCanBePlayedAgain(t *testing.T) {
 	cfg := usual(8, 2, 32)
-	cfg.Dying, cfg.Crawler = 0.2, true
+	cfg.Dying, cfg.Crawler, cfg.Freezes = 0.2, true, true
 	first, second := Run(cfg), Run(cfg)
 	if first != second {
 		t.Errorf("two runs of one configuration differ: %+v and %+v", first, second)

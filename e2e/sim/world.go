@@ -34,6 +34,7 @@ type Config struct {
 	Liars   float64 // share of the hosts that claim everything and hold nothing
 	Crawler bool    // one host sends at a hundredth of the rate
 	Silent  bool    // one host takes requests and sends nothing
+	Freezes bool    // one host more had everything before the others asked, gives it and falls silent
 }
 
 // Result is what a run showed.
@@ -128,7 +129,7 @@ func (w *world) result() Result {
 	r.Copies = w.sent / (float64(w.cfg.Blobs*w.cfg.Pieces) * w.cfg.Piece)
 	n := 0
 	for _, h := range w.hosts {
-		if h.dead || h.liar {
+		if h.dead || h.liar || h.freezes {
 			continue
 		}
 		n++

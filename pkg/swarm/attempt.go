@@ -44,6 +44,7 @@ type attempt struct {
 	link  *link
 	piece int  // -1 until a seed has chosen
 	next  bool // the seed chooses
+	again bool // of next: among what has left the seed and lies with nobody who answers
 	slot  bool // takes a download slot
 	want  blob.Bitmap
 
@@ -52,6 +53,13 @@ type attempt struct {
 	permit chan bool // whether it may write into the sink
 	got    atomic.Int64
 	slow   bool // was hedged; owned by the session
+
+	// Owned by the session: how many bytes were here when it looked last, when
+	// they last became more, and whether that is longer ago than nearly all
+	// pieces take.
+	seen  int64
+	moved time.Time
+	still bool
 }
 
 // start begins an attempt. release is of the claim, when the attempt is the
@@ -92,6 +100,9 @@ func (s *session) request(ctx context.Context, a *attempt) error {
 	path := "next"
 	if a.next {
 		header.Set(headerWant, encodeWant(a.want))
+		if a.again {
+			header.Set(headerAgain, "1")
+		}
 	} else {
 		path = "piece/" + strconv.Itoa(a.piece)
 	}

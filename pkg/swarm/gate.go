@@ -182,13 +182,14 @@ func (g *gate) fresh(s *seedState, piece int) bool {
 	return s.emitter.Fresh(piece)
 }
 
-// emitted notes how sending a piece that had not left before ended. The slot
+// emitted notes how sending a piece ended that the seed chose, or that had not
+// left before. The slot
 // is given back after this, so that whoever gets it sees the news.
 func (g *gate) emitted(s *seedState, piece int, whole bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if whole {
-		s.emitter.Sent(piece)
+		s.emitter.Sent(time.Now(), piece)
 	} else {
 		s.emitter.Returned(piece)
 	}

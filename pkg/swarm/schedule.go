@@ -66,8 +66,35 @@ func (s *session) adopt(a *attempt, piece int) bool {
 
 // late reports whether an attempt should have a second beside it.
 func (s *session) late(a *attempt, now time.Time) bool {
+	if a.still {
+		return true
+	}
 	length := blob.PieceRange(s.size, a.piece).Len()
 	return s.pace.Late(s.e.params, now.Sub(a.start), a.got.Load(), length)
+}
+
+// watch looks which pieces move, and who is silent.
+func (s *session) watch(now time.Time) {
+	after := s.pace.HedgeAfter(s.e.params)
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	for a := range s.attempts {
+		if a.piece < 0 {
+			continue // it stands in a seed's queue
+		}
+		last := a.start
+		if a.moved.After(last) {
+			last = a.moved
+		}
+		switch got := a.got.Load(); {
+		case got > a.seen:
+			a.seen, a.moved, a.still = got, now, false
+			a.link.state.Moved(now)
+		case now.Sub(last) >= after:
+			a.still = true
+			a.link.state.Stalled(now, after)
+		}
+	}
 }
 
 // ended takes note of how an attempt ended.
@@ -152,10 +179,10 @@ func (s *session) blame(a *attempt, err error, took time.Duration) {
 		reason = "not needed"
 	case errors.Is(err, errBeaten):
 		reason = "beaten"
-		if !a.slow {
+		if !a.slow && !a.still {
 			return
 		}
-		if a.got.Load() == 0 {
+		if a.still || a.got.Load() == 0 {
 			s.e.judge(a.link.state, (*policy.Peer).Silent)
 		}
 		s.e.judge(a.link.state, func(p *policy.Peer, _ time.Time, _ *rand.Rand) { p.Slow(2 * took) })
@@ -178,6 +205,9 @@ func (s *session) blameStatus(a *attempt, status *statusError) (reason string) {
 	case status.status == http.StatusServiceUnavailable:
 		s.e.judge(a.link.state, func(p *policy.Peer, now time.Time, _ *rand.Rand) { p.Busy(now, status.retry) })
 		return "busy"
+	case status.status == http.StatusNoContent && a.again:
+		s.againAt = time.Now().Add(s.e.params.GraceBy(s.rand.Float64()))
+		return "left the seed"
 	case status.status == http.StatusNoContent && a.next:
 		for i := range a.want.All() {
 			s.gone.Set(i)

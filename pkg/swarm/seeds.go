@@ -8,11 +8,9 @@ import (
 )
 
 // askSeeds keeps requests open at the seeds: next, for what has not left them
-// yet, and at last by index for what has, when nobody else can give it.
+// yet, next again for what has and lies with nobody who answers, and at last
+// by index for the rest, when this session starves.
 func (s *session) askSeeds(now time.Time, want blob.Bitmap) {
-	if want.Count() == 0 {
-		return
-	}
 	ahead := s.e.params.NextAhead
 	if s.alone(now) {
 		ahead = s.e.params.NextAlone
@@ -24,6 +22,12 @@ func (s *session) askSeeds(now time.Time, want blob.Bitmap) {
 		fresh := s.fresh(want)
 		for n := min(ahead, fresh.Count()); l.asked < n; {
 			s.start(&attempt{link: l, next: true, want: fresh}, nil)
+		}
+		if !now.Before(s.againAt) {
+			lost := s.orphans(now, l, want)
+			for n := min(ahead, lost.Count()); l.asked < n; {
+				s.start(&attempt{link: l, next: true, again: true, want: lost}, nil)
+			}
 		}
 		s.repeat(now, l, want, ahead)
 	}
@@ -63,8 +67,23 @@ func (s *session) fresh(want blob.Bitmap) blob.Bitmap {
 	return fresh
 }
 
-// repeat asks a seed for pieces that have left it, when this session starves
-// for them or nobody else can come to have them.
+// orphans is what has left the seed, and what nobody who answers holds: that
+// is wanted, or is owed by somebody who is silent.
+func (s *session) orphans(now time.Time, seed *link, want blob.Bitmap) blob.Bitmap {
+	lost := want.Clone()
+	for i, j := range s.jobs {
+		if len(j.attempts) == 1 && j.attempts[0].still && j.attempts[0].link != seed {
+			lost.Set(i)
+		}
+	}
+	kept := lost.Minus(s.gone)
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	return s.picker.Orphans(now, lost.Minus(kept))
+}
+
+// repeat asks a seed by index for pieces that have left it, when this session
+// starves.
 func (s *session) repeat(now time.Time, l *link, want blob.Bitmap, ahead int) {
 	open := 0
 	for a := range s.attempts {
@@ -81,15 +100,15 @@ func (s *session) repeat(now time.Time, l *link, want blob.Bitmap, ahead int) {
 			break
 		}
 	}
-	starved := s.hunger.Starved(now)
+	if !s.hunger.Starved(now) {
+		return
+	}
 	var lost []int
-	s.e.mu.Lock()
 	for i := range want.All() {
-		if s.gone.Has(i) && l.told.Has(i) && (starved || !s.picker.Reachable(now, i) && !s.picker.Growing(now, i)) {
+		if s.gone.Has(i) && l.told.Has(i) {
 			lost = append(lost, i)
 		}
 	}
-	s.e.mu.Unlock()
 	// In no order, so that hosts in the same need ask for different ones.
 	s.rand.Shuffle(len(lost), func(i, j int) { lost[i], lost[j] = lost[j], lost[i] })
 	for _, i := range lost {

@@ -74,15 +74,21 @@ func (s *Server) next(c *call) error {
 	defer s.gate.leave(state)
 	s.watch(c, state)
 	index, exhausted := 0, false
+	again, kind := c.r.Header.Get(headerAgain) != "", kindNext
 	ready := func() bool {
 		var ok bool
-		if index, ok = state.emitter.Next(want, state.have); ok {
-			return true
+		if again {
+			index, ok = state.emitter.Again(time.Now(), s.gate.params.AgainAfter, want, state.have)
+		} else {
+			index, ok = state.emitter.Next(want, state.have)
 		}
-		exhausted = state.emitter.Exhausted(want)
-		return exhausted
+		exhausted = !ok && (again || state.emitter.Exhausted(want))
+		return ok || exhausted
 	}
-	w := &policy.Waiter{Peer: c.peer, Class: c.class}
+	if again {
+		kind = kindRepeat
+	}
+	w := &policy.Waiter{Peer: c.peer, Class: c.class, Repeat: again}
 	return s.serveSlot(c, w, nextPatience, ready, func(start time.Time) error {
 		if exhausted {
 			s.gate.release(w, 0)
@@ -90,7 +96,7 @@ func (s *Server) next(c *call) error {
 			return c.control.Flush()
 		}
 		c.w.Header().Set(headerPiece, strconv.Itoa(index))
-		whole, err := s.send(c, index, kindNext)
+		whole, err := s.send(c, index, kind)
 		s.gate.emitted(state, index, whole)
 		s.gate.release(w, time.Since(start))
 		return err

@@ -61,6 +61,8 @@ type session struct {
 	hunger policy.Starving
 	proof  proofState
 	demand blob.Bitmap // as of the last step
+
+	againAt time.Time // no orphan is asked for before
 }
 
 func newSession(ctx context.Context, e *Exchange, req FetchRequest, class policy.Class) *session {
@@ -139,6 +141,7 @@ func (s *session) run() error {
 			s.learn()
 			s.due = true
 		case <-ticker.C:
+			s.watch(time.Now())
 			s.due = true
 		case <-s.soon.C:
 			s.armed = false

@@ -17,6 +17,7 @@ const (
 	headerClass = "Shoal-Class"
 	headerGrant = "Shoal-Grant"
 	headerWant  = "Shoal-Want"
+	headerAgain = "Shoal-Again"
 	headerPiece = "Shoal-Piece"
 	headerRetry = "Retry-After-Ms"
 

@@ -28,6 +28,7 @@ type Params struct {
 	Jitter         float64       // weight of chance in the choice of a piece
 	IndexWeight    float64       // weight of a low index
 	Grace          time.Duration // how long a starved session waits before it asks a seed for a piece that has already left it
+	AgainAfter     time.Duration // how long a seed takes a piece that left it for being passed on, before it sends it again to those whose neighbours lack it
 	HedgeFloor     time.Duration // no second peer is asked earlier than this
 	Hedges         int           // pieces asked for twice at a time, in one session
 }
@@ -47,9 +48,15 @@ func Default() Params {
 		Jitter:         1,
 		IndexWeight:    0.3,
 		Grace:          300 * time.Millisecond,
+		AgainAfter:     time.Second,
 		HedgeFloor:     300 * time.Millisecond,
 		Hedges:         4,
 	}
+}
+
+// GraceBy is Grace, half or one and a half of it by chance, which is in [0, 1).
+func (p Params) GraceBy(chance float64) time.Duration {
+	return time.Duration(float64(p.Grace) * (0.5 + chance))
 }
 
 // Class says how urgent a request is.

@@ -10,14 +10,16 @@ const paceMemory = 64
 
 // Pace remembers how long the last pieces of a blob took.
 type Pace struct {
-	took [paceMemory]time.Duration
-	n    int
+	took   [paceMemory]time.Duration
+	n      int
+	sorted []time.Duration // the same in order; empty when not yet sorted
 }
 
 // Add takes note of a piece.
 func (p *Pace) Add(took time.Duration) {
 	p.took[p.n%paceMemory] = took
 	p.n++
+	p.sorted = p.sorted[:0]
 }
 
 // Quantile is the time within which the share q of the pieces came.
@@ -26,9 +28,11 @@ func (p *Pace) Quantile(q float64) time.Duration {
 	if n == 0 {
 		return 0
 	}
-	sorted := slices.Clone(p.took[:n])
-	slices.Sort(sorted)
-	return sorted[min(int(q*float64(n)), n-1)]
+	if len(p.sorted) == 0 {
+		p.sorted = append(p.sorted, p.took[:n]...)
+		slices.Sort(p.sorted)
+	}
+	return p.sorted[min(int(q*float64(n)), n-1)]
 }
 
 // HedgeAfter is how long a piece may take before a second peer is looked for.
@@ -72,7 +76,7 @@ type Starving struct {
 // starve for the same reason.
 func (s *Starving) Fed(params Params, now time.Time, chance float64) {
 	s.since = now
-	s.after = time.Duration(float64(params.Grace) * (0.5 + chance))
+	s.after = params.GraceBy(chance)
 }
 
 // Starved reports whether there was no progress for about the policy's grace.

@@ -25,6 +25,8 @@ type Peer struct {
 	until    time.Time     // not asked before
 	banned   time.Time     // banned until
 	pace     time.Duration // smoothed time of a piece from asking to end; 0 = none yet
+	moved    time.Time     // when bytes of a piece last came
+	quiet    bool          // owes pieces of which nothing comes
 }
 
 // Ready reports whether the peer may be asked now.
@@ -41,6 +43,21 @@ func (p *Peer) Liar() bool { return p.lies >= falseClaims }
 // Hopeless reports whether there is no use in waiting for the peer.
 func (p *Peer) Hopeless(now time.Time) bool { return p.failures >= 4 || p.Banned(now) }
 
+// Moved takes note that bytes of a piece came from the peer.
+func (p *Peer) Moved(now time.Time) { p.moved, p.quiet = now, false }
+
+// Stalled takes note that of a piece the peer owes nothing came for so long.
+// When nothing else came from it either, it is quiet: until something comes it
+// counts as a peer that holds nothing.
+func (p *Peer) Stalled(now time.Time, after time.Duration) {
+	if now.Sub(p.moved) >= after {
+		p.quiet = true
+	}
+}
+
+// answers reports whether what the peer is said to hold may be counted on.
+func (p *Peer) answers(now time.Time) bool { return !p.quiet && !p.Liar() && !p.Hopeless(now) }
+
 // RetryAt is when the peer may be asked again.
 func (p *Peer) RetryAt() time.Time {
 	if p.banned.After(p.until) {
@@ -51,7 +68,7 @@ func (p *Peer) RetryAt() time.Time {
 
 // Delivered takes note of a piece that came and was right.
 func (p *Peer) Delivered(took time.Duration) {
-	p.failures = 0
+	p.failures, p.quiet = 0, false
 	p.lies = max(0, p.lies-1)
 	p.Slow(took)
 }

@@ -99,26 +99,16 @@ func (p *Picker) Lost(id string, piece int) {
 // Held is how many neighbours are said to hold a piece.
 func (p *Picker) Held(piece int) int { return p.holders[piece] }
 
-// Reachable reports whether a neighbour that may be asked, now or soon, is
-// said to hold the piece.
-func (p *Picker) Reachable(now time.Time, piece int) bool {
+// Orphans is which of the wanted pieces no neighbour that answers is said to
+// hold.
+func (p *Picker) Orphans(now time.Time, want blob.Bitmap) blob.Bitmap {
+	left := want
 	for _, n := range p.order {
-		if n.have.Has(piece) && !n.peer.Hopeless(now) && !n.peer.Liar() {
-			return true
+		if n.peer.answers(now) {
+			left = left.Minus(n.have)
 		}
 	}
-	return false
-}
-
-// Growing reports whether a neighbour that still answers lacks the piece, so
-// that it may come to hold it.
-func (p *Picker) Growing(now time.Time, piece int) bool {
-	for _, n := range p.order {
-		if !n.have.Has(piece) && !n.peer.Hopeless(now) && !n.peer.Liar() {
-			return true
-		}
-	}
-	return false
+	return left
 }
 
 // Pick chooses among the wanted pieces: what a reader waits for comes first,
@@ -179,7 +169,11 @@ next:
 func (p *Picker) ready(now time.Time) []*neighbour {
 	out := make([]*neighbour, 0, len(p.order))
 	for _, n := range p.order {
-		if n.peer.Outstanding < p.params.PerPeer && n.peer.Ready(now) {
+		most := p.params.PerPeer
+		if n.peer.quiet {
+			most = 1 // to hear whether it is back
+		}
+		if n.peer.Outstanding < most && n.peer.Ready(now) {
 			out = append(out, n)
 		}
 	}

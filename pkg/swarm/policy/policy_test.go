@@ -34,19 +34,84 @@ func TestEmitterSendsEachPieceOnceLowestFirst(t *testing.T) {
 		t.Fatal("a piece that is being sent was chosen again")
 	}
 	e.Returned(2)
-	e.Sent(1)
+	e.Sent(now, 1)
 	if i, ok := e.Next(bits(4, 1, 2), all); !ok || i != 2 {
 		t.Fatalf("a piece that came back: %d, %v", i, ok)
 	}
 	if e.Exhausted(bits(4, 1, 2)) {
 		t.Error("a piece that is being sent counts as left")
 	}
-	e.Sent(2)
+	e.Sent(now, 2)
 	if !e.Exhausted(bits(4, 1, 2)) || e.Exhausted(all) {
 		t.Error("exhausted is wrong about 1 and 2, or about all")
 	}
 	if e.Begin(1) || !e.Begin(0) || e.Begin(0) {
 		t.Error("asking by index: a piece leaves for the first time once")
+	}
+}
+
+func TestEmitterSendsAgainWhatLeftLongestAgo(t *testing.T) {
+	e := NewEmitter(4)
+	all := bits(4, 0, 1, 2, 3)
+	at := func(s int) time.Time { return now.Add(time.Duration(s) * time.Second) }
+	for i, left := range []int{2, 1, 5} {
+		if got, ok := e.Next(all, all); !ok || got != i {
+			t.Fatalf("it chose %d, %v", got, ok)
+		}
+		e.Sent(at(left), i)
+	}
+	const wait = 4 * time.Second
+	if i, ok := e.Again(at(4), wait, all, all); ok {
+		t.Fatalf("%d left just now and is sent again", i)
+	}
+	if i, ok := e.Again(at(6), wait, all, all); !ok || i != 1 {
+		t.Fatalf("it sends %d again, %v; 1 left first", i, ok)
+	}
+	if i, ok := e.Again(at(6), wait, bits(4, 1, 3), all); ok {
+		t.Fatalf("%d is sent again, being sent, or having never left", i)
+	}
+	e.Returned(1)
+	if i, ok := e.Again(at(6), wait, all, bits(4, 0, 2)); !ok || i != 0 {
+		t.Fatalf("of what is held it sends %d again, %v", i, ok)
+	}
+	if i, ok := e.Again(at(6), wait, all, all); !ok || i != 1 {
+		t.Fatalf("a piece that came back: %d, %v", i, ok)
+	}
+	e.Sent(at(7), 1)
+	if i, ok := e.Again(at(8), wait, bits(4, 0, 1, 2), all); ok {
+		t.Errorf("%d is sent a third time", i)
+	}
+}
+
+func TestQuietPeerHoldsNothing(t *testing.T) {
+	k := NewPicker(Default(), 2, chance())
+	p := &Peer{}
+	k.Add("p", p)
+	k.Reset("p", bits(2, 0))
+	all := bits(2, 0, 1)
+	orphans := func() int { return k.Orphans(now, all).Count() }
+	if orphans() != 1 {
+		t.Error("what a peer holds is an orphan")
+	}
+	p.Moved(now)
+	p.Stalled(now.Add(time.Second), 2*time.Second)
+	if orphans() != 1 {
+		t.Error("a peer of which other pieces move is quiet")
+	}
+	p.Outstanding = 1
+	if _, ok := k.Pick(now, all, bits(2)); !ok {
+		t.Error("one piece on its way is too many")
+	}
+	p.Stalled(now.Add(2*time.Second), 2*time.Second)
+	if orphans() != 2 {
+		t.Error("a quiet peer is counted on")
+	}
+	if _, ok := k.Pick(now, all, bits(2)); ok {
+		t.Error("a quiet peer is asked for more")
+	}
+	p.Moved(now.Add(3 * time.Second))
+	if orphans() != 1 {
+		t.Error("a peer that is back is quiet still")
 	}
 }
 
