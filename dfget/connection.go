@@ -139,25 +139,51 @@ func (a *app) supernodeHTTP() (*http.Client, error) {
 	return &http.Client{Transport: transport}, nil
 }
 
-// admin is the administrator's API of the supernode, with this person's login.
-func (a *app) admin() (shoalv1connect.AdminServiceClient, error) {
+// api is how to reach the supernode's services with this person's login.
+func (a *app) api() (client *http.Client, base string, err error) {
 	u, err := a.supernodeURL()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	client, err := a.supernodeHTTP()
-	if err != nil {
-		return nil, err
+	if client, err = a.supernodeHTTP(); err != nil {
+		return nil, "", err
 	}
 	creds, err := credentialsFor(u.Host)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if creds.user == "" {
-		return nil, fmt.Errorf("%w: nobody is logged in to %s; use 'dfget login %s'", errDenied, u.Host, u)
+		return nil, "", fmt.Errorf("%w: nobody is logged in to %s; use 'dfget login %s'", errDenied, u.Host, u)
 	}
 	client.Transport = basicAuth{creds: creds, next: client.Transport}
-	return shoalv1connect.NewAdminServiceClient(client, u.String()+"/api"), nil
+	return client, u.String() + "/api", nil
+}
+
+// admin is the administrator's API.
+func (a *app) admin() (shoalv1connect.AdminServiceClient, error) {
+	client, base, err := a.api()
+	if err != nil {
+		return nil, err
+	}
+	return shoalv1connect.NewAdminServiceClient(client, base), nil
+}
+
+// projects is the API of projects, members and robots.
+func (a *app) projects() (shoalv1connect.ProjectServiceClient, error) {
+	client, base, err := a.api()
+	if err != nil {
+		return nil, err
+	}
+	return shoalv1connect.NewProjectServiceClient(client, base), nil
+}
+
+// users is the API of users.
+func (a *app) users() (shoalv1connect.UserServiceClient, error) {
+	client, base, err := a.api()
+	if err != nil {
+		return nil, err
+	}
+	return shoalv1connect.NewUserServiceClient(client, base), nil
 }
 
 type credentials struct{ user, password string }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/shoalproject/shoal/pkg/settings"
 )
 
@@ -36,6 +38,8 @@ func TestExitStatusOfWrongUsage(t *testing.T) {
 		"demo/app", "demo/app -O x extra", "--nonsense", "prewarm", "prewarm x --count 0", "prewarm x --count 101%",
 		"prewarm x --count many", "login", "pull-report a --last", "swarm not-a-digest", "servers",
 		"demo/app@sha256:00 -O x", "login http://registry.example.com",
+		"project nonsense", "project create", "project create a b", "project create a --quota lots", "project settings", "project member add a",
+		"project member nonsense", "robot create a", "robot create a b --expires soon", "robot remove a", "user create", "user password a b", "user list a",
 	} {
 		var out, errOut bytes.Buffer
 		status := Run(context.Background(), strings.Fields(line), strings.NewReader(""), &out, &errOut)
@@ -50,9 +54,11 @@ func TestExitStatusOfWrongUsage(t *testing.T) {
 
 func TestHelpHasExamples(t *testing.T) {
 	var out bytes.Buffer
-	for _, c := range append((&app{out: &out, errOut: &out}).command().Commands(), (&app{}).command()) {
+	for commands := []*cobra.Command{(&app{out: &out, errOut: &out}).command()}; len(commands) > 0; {
+		c := commands[0]
+		commands = append(commands[1:], c.Commands()...)
 		if c.Example == "" && c.Name() != "version" {
-			t.Errorf("dfget %s: --help shows no example", c.Name())
+			t.Errorf("%s: --help shows no example", c.CommandPath())
 		}
 	}
 }

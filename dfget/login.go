@@ -53,12 +53,7 @@ func (a *app) login(ctx context.Context, raw, user string, fromStdin bool) error
 	if err := a.tryLogin(ctx, u.String(), creds); err != nil {
 		return err
 	}
-	file, err := dockerconfig.Load("")
-	if err != nil {
-		return fmt.Errorf("read Docker's configuration: %w", err)
-	}
-	auth := types.AuthConfig{ServerAddress: u.Host, Username: creds.user, Password: creds.password}
-	if err := file.GetCredentialsStore(u.Host).Store(auth); err != nil {
+	if err := storeCredentials(u.Host, creds); err != nil {
 		return fmt.Errorf("store the credentials: %w", err)
 	}
 	kept := remembered{Supernode: u.String()}
@@ -72,6 +67,15 @@ func (a *app) login(ctx context.Context, raw, user string, fromStdin bool) error
 	}
 	a.say("Logged in to %s as %s.", u.Host, creds.user)
 	return nil
+}
+
+// storeCredentials keeps a login where Docker keeps its own.
+func storeCredentials(host string, c credentials) error {
+	file, err := dockerconfig.Load("")
+	if err != nil {
+		return fmt.Errorf("read Docker's configuration: %w", err)
+	}
+	return file.GetCredentialsStore(host).Store(types.AuthConfig{ServerAddress: host, Username: c.user, Password: c.password})
 }
 
 // tryLogin asks for a token without any scope, which succeeds for whoever the
