@@ -66,6 +66,10 @@ func New(ctx context.Context, dir string) (*Net, error) {
 		ip(ctx, "netns", "add", sw),
 		ip(ctx, "-n", sw, "link", "add", "bridge", "type", "bridge", "stp_state", "0", "forward_delay", "0"),
 		ip(ctx, "-n", sw, "link", "set", "bridge", "up"))
+	// Where a container engine has loaded it, the machine's packet filter looks
+	// at each frame of the bridge, which a switch does not; elsewhere there is
+	// no such key.
+	_ = ip(ctx, "netns", "exec", sw, "sysctl", "-q", "-w", "net.bridge.bridge-nf-call-iptables=0")
 	if err != nil {
 		n.Close()
 		return nil, fmt.Errorf("make a switch: %w", err)
@@ -120,6 +124,9 @@ func (n *Net) AddHost(ctx context.Context, name string, link Link) (*Host, error
 		if err := ip(ctx, args...); err != nil {
 			return nil, fmt.Errorf("add host %s: %w", name, err)
 		}
+	}
+	if err := h.settle(ctx); err != nil {
+		return nil, err
 	}
 	if err := h.Shape(ctx, link); err != nil {
 		return nil, err
