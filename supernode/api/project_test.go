@@ -123,7 +123,7 @@ func TestProjectCallsAreDecidedByTheProjectTheyName(t *testing.T) {
 // Threat 19: neither robots nor tokens of the registry are known here, and
 // strangers are not at all.
 func TestThreat19TheProjectsAPIKnowsPeopleAlone(t *testing.T) {
-	s := newScene(t)
+	s := newScene(t, "developer")
 	developer := s.who["developer"]
 	token := s.tokenFor(developer, s.public.URL+"/token", url.Values{"scope": {"repository:own/app:pull,push"}})
 	clients := map[string]*http.Client{
@@ -147,7 +147,7 @@ func TestThreat19TheProjectsAPIKnowsPeopleAlone(t *testing.T) {
 
 // Users are the system administrators' business; the own password everybody's.
 func TestUserCalls(t *testing.T) {
-	s := newScene(t)
+	s := newScene(t, "project admin", "no member", "guest")
 	calls := func(who account) map[string]error {
 		c, ctx := s.users(who), t.Context()
 		return map[string]error{
@@ -191,7 +191,7 @@ func TestUserCalls(t *testing.T) {
 
 // A quota over the API is kept by the registry, and shows what it counts.
 func TestQuotaOverTheAPI(t *testing.T) {
-	s := newScene(t)
+	s := newScene(t, "developer")
 	s.set("own/app") // 7 bytes and a manifest
 	root := s.projects(s.who["system administrator"])
 	used := func() (int64, string) {
@@ -227,7 +227,7 @@ func TestQuotaOverTheAPI(t *testing.T) {
 // The console shows each person what they may pull, and the fleet to
 // administrators.
 func TestTheConsoleShowsWhatOneMaySee(t *testing.T) {
-	s := newScene(t)
+	s := newScene(t, "developer", "no member")
 	for _, project := range []string{"own", "other", "public"} {
 		s.set(project + "/app")
 	}

@@ -122,6 +122,7 @@ type session struct {
 	revision meta.Revision // 0: not kept beyond this request
 	writer   objects.Writer
 	hasher   *hasher
+	quota    int64 // of the session's project, bytes; 0 for none
 }
 
 func newUploadID() string {
@@ -166,6 +167,9 @@ func (g *Registry) load(q *request) (*session, error) {
 // start opens the session for writing. algorithm is that of the digest when
 // it is known already.
 func (g *Registry) start(ctx context.Context, s *session, algorithm string) (err error) {
+	if s.quota, err = g.quotaOf(ctx, projectOf(s.record.Repository)); err != nil {
+		return err
+	}
 	if s.record.Offset == 0 {
 		if algorithm == "" {
 			algorithm = s.record.Hashes.Algorithm
@@ -208,6 +212,10 @@ func (g *Registry) receive(s *session, body io.Reader) error {
 		if s.record.Offset+int64(n) > g.MaxBlobBytes {
 			return &Error{Status: http.StatusRequestEntityTooLarge, Code: codeSizeInvalid,
 				Message: fmt.Sprintf("the blob is larger than the %d bytes that this registry takes", g.MaxBlobBytes)}
+		}
+		if s.quota > 0 && s.record.Offset+int64(n) > s.quota {
+			// It can't fit whatever is deleted, so its end is not waited for.
+			return errQuota(projectOf(s.record.Repository), 0, s.quota, s.record.Offset+int64(n))
 		}
 		written, err := s.writer.Write((*buffer)[:n])
 		s.hasher.Write((*buffer)[:written]) //nolint:errcheck // a hash takes every byte

@@ -88,16 +88,29 @@ func putUnless(empty bool, key string, record any) meta.Op {
 }
 
 func (g *Registry) withinQuota(ctx context.Context, project string, used, more int64) error {
-	if g.Policy == nil {
-		return nil
-	}
-	limit, err := g.Policy.Quota(ctx, project)
+	limit, err := g.quotaOf(ctx, project)
 	if err != nil || limit == 0 || more <= limit-used {
 		return err
 	}
-	return &Error{Status: http.StatusForbidden, Code: codeDenied,
-		Message: fmt.Sprintf("the project %s holds %d of its %d bytes, and %d more do not fit; delete what is not needed and collect the garbage, or ask an administrator for a larger quota", project, used, limit, more),
-		Detail:  map[string]any{"project": project, "used": used, "quota": limit, "asked": more}}
+	return errQuota(project, used, limit, more)
+}
+
+// quotaOf is a project's quota; 0 is no limit.
+func (g *Registry) quotaOf(ctx context.Context, project string) (int64, error) {
+	if g.Policy == nil {
+		return 0, nil
+	}
+	return g.Policy.Quota(ctx, project)
+}
+
+// errQuota tells the numbers: what is held, the quota, and what was to come.
+func errQuota(project string, used, limit, more int64) error {
+	text := fmt.Sprintf("the project %s holds %d of its %d bytes, and %d more do not fit; delete what is not needed and collect the garbage, or ask an administrator for a larger quota", project, used, limit, more)
+	if more > limit {
+		text = fmt.Sprintf("the quota of the project %s is %d bytes, and one blob has %d or more; ask an administrator for a larger quota", project, limit, more)
+	}
+	return &Error{Status: http.StatusForbidden, Code: codeDenied, Message: text,
+		Detail: map[string]any{"project": project, "used": used, "quota": limit, "asked": more}}
 }
 
 // Usage is how many bytes a project holds, each digest counted once.

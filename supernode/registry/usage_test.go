@@ -88,6 +88,27 @@ func TestQuota(t *testing.T) {
 	f.verifyClean()
 }
 
+// A blob that is larger than all that its project may hold is refused while it
+// comes.
+func TestQuotaEndsAnUploadThatCannotFit(t *testing.T) {
+	f := newFixture(t, withPolicy(policy{quota: 1000}))
+	location := f.do("POST", "/v2/p/a/blobs/uploads/", nil).want(http.StatusAccepted).Header().Get("Location")
+	f.do("PATCH", location, bytes.NewReader(make([]byte, 1000))).want(http.StatusAccepted)
+	endless := &endless{}
+	f.do("PATCH", location, endless).fails(http.StatusForbidden, "DENIED")
+	if endless.read > 1<<20 {
+		t.Errorf("%d bytes were taken", endless.read)
+	}
+	f.uses("p", 0)
+}
+
+type endless struct{ read int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	e.read += len(p)
+	return len(p), nil
+}
+
 // Many at once do not pass a quota together.
 func TestQuotaHoldsAgainstManyAtOnce(t *testing.T) {
 	f := newFixture(t, withPolicy(policy{quota: 100}))
