@@ -61,6 +61,8 @@ type Server struct {
 	gate    *gate
 	metrics *serverMetrics
 
+	watchers watchers
+
 	mu      sync.Mutex
 	streams map[string]int // open map and have streams by peer; guarded by mu
 	open    int            // the same in all; guarded by mu
@@ -80,7 +82,8 @@ func NewServer(cfg ServerConfig) *Server {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	m := newServerMetrics(cfg.Metrics)
-	return &Server{cfg: cfg, metrics: m, gate: newGate(params, m), streams: map[string]int{}}
+	return &Server{cfg: cfg, metrics: m, gate: newGate(params, m), streams: map[string]int{},
+		watchers: watchers{all: map[blob.Digest]*watcher{}}}
 }
 
 // call is one request that passed the checks at the door.
@@ -240,5 +243,5 @@ func (s *Server) stream(peer string, send func() error) error {
 func (s *Server) turn() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return min(time.Duration(s.open)*turnEach, 250*time.Millisecond)
+	return min(time.Duration(s.open)*turnEach, turnMost)
 }

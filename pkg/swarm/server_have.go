@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,11 +17,12 @@ const (
 	// A have stream speaks at once after a silence, then not before
 	// leastSilence, and then when gainedMany pieces or the time of its turn have
 	// come together: a turn is turnEach for each stream that is open, so that
-	// all of them together speak a hundred times a second on a slow link. Told
+	// all of them together speak fifty times a second on a slow link. Told
 	// piece by piece, news cost more than the pieces.
 	leastSilence = 20 * time.Millisecond
-	turnEach     = 10 * time.Millisecond
-	gainedMany   = 8
+	turnEach     = 20 * time.Millisecond
+	turnMost     = 320 * time.Millisecond
+	gainedMany   = 16
 	// followed is how many blobs one have stream may follow.
 	followed = 128
 )
@@ -36,15 +39,33 @@ type haveStream struct {
 	mu   sync.Mutex
 	subs map[uint16]*followedBlob // guarded by mu
 	gone []uint16                 // to be told that they are absent; guarded by mu
+	idle bool                     // whatever comes next is told at once; guarded by mu
 	work sync.WaitGroup
 }
 
-// followedBlob is a blob that a peer follows; guarded by haveStream.mu.
+// followedBlob is a blob that a peer follows. What is not fixed is guarded by
+// haveStream.mu.
 type followedBlob struct {
-	stop context.CancelFunc
+	stream *haveStream
+	follow *watcher // of its progress; fixed once it is in subs
+
 	seen bool // have is known
 	have blob.Bitmap
 	told *blob.Bitmap // nil until something was told
+}
+
+// untold is how many pieces were gained and not told, and whether there is
+// something that should not wait: what was not told at all yet, or the end of
+// the blob.
+func (f *followedBlob) untold() (gained int, urgent bool) {
+	if !f.seen {
+		return 0, false
+	}
+	if f.told == nil {
+		return 0, true
+	}
+	have, told := f.have.Count(), f.told.Count()
+	return have - told, have < told || have == f.have.Len()
 }
 
 // serveHave runs a have stream. The client's wishes come in the body while
@@ -55,7 +76,8 @@ func (s *Server) serveHave(w http.ResponseWriter, control *http.ResponseControll
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), streamLife)
 	defer cancel()
-	h := &haveStream{s: s, r: r, peer: peer, news: make(chan struct{}, 1), subs: map[uint16]*followedBlob{}}
+	h := &haveStream{s: s, r: r, peer: peer, news: make(chan struct{}, 1), subs: map[uint16]*followedBlob{}, idle: true}
+	defer h.leaveAll()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	if err := control.Flush(); err != nil {
 		return err
@@ -129,46 +151,49 @@ func (h *haveStream) follow(ctx context.Context, id uint16, d blob.Digest, grant
 		return nil
 	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.subs) >= followed {
+	full := len(h.subs) >= followed
+	h.mu.Unlock()
+	if full {
 		content.Close() //nolint:errcheck // a handle that was only read from
 		return fmt.Errorf("%w: it follows more than %d blobs", errFrame, followed)
 	}
-	ctx, stop := context.WithCancel(ctx)
-	sub := &followedBlob{stop: stop}
-	h.subs[id] = sub
-	h.work.Go(func() {
-		defer content.Close() //nolint:errcheck // a handle that was only read from
-		h.watch(ctx, sub, content)
-	})
+	f := &followedBlob{stream: h}
+	f.follow = h.s.watchers.join(f, content)
+	h.mu.Lock()
+	h.subs[id] = f
+	h.mu.Unlock()
+	f.follow.tell(f)
 	return nil
 }
 
 func (h *haveStream) leave(id uint16) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if sub := h.subs[id]; sub != nil {
-		sub.stop()
-		delete(h.subs, id)
+	f := h.subs[id]
+	delete(h.subs, id)
+	h.mu.Unlock()
+	if f != nil {
+		h.s.watchers.leave(f)
 	}
 }
 
-// watch notes the progress of a blob until it is complete.
-func (h *haveStream) watch(ctx context.Context, sub *followedBlob, content Content) {
-	for {
-		have, changed := content.Progress()
-		h.mu.Lock()
-		sub.have, sub.seen = have, true
+// leaveAll is the stream's end.
+func (h *haveStream) leaveAll() {
+	h.mu.Lock()
+	ids := slices.Collect(maps.Keys(h.subs))
+	h.mu.Unlock()
+	for _, id := range ids {
+		h.leave(id)
+	}
+}
+
+// note takes note of what a followed blob holds now, and wakes the stream when
+// that should not wait for its turn.
+func (h *haveStream) note(f *followedBlob, have blob.Bitmap) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f.have, f.seen = have, true
+	if gained, urgent := h.untold(); h.idle || urgent || gained >= gainedMany {
 		h.wake()
-		h.mu.Unlock()
-		if have.Full() {
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
 	}
 }
 
@@ -211,13 +236,12 @@ func (h *haveStream) gather(ctx context.Context) bool {
 	turn := time.NewTimer(max(0, h.s.turn()-leastSilence))
 	defer turn.Stop()
 	for due := false; ; {
-		gained, urgent := h.untold()
-		switch {
-		case urgent || gained >= gainedMany || due && gained > 0:
+		if h.worthATurn(due) {
 			h.wake()
 			return true
-		case due:
-			return true // silence: whatever comes next is told at once
+		}
+		if due {
+			return true
 		}
 		select {
 		case <-h.news:
@@ -229,21 +253,24 @@ func (h *haveStream) gather(ctx context.Context) bool {
 	}
 }
 
-// untold is how many pieces were gained and not told, and whether there is
-// something that should not wait: what was not told at all yet, or the end of
-// a blob.
-func (h *haveStream) untold() (gained int, urgent bool) {
+// worthATurn reports whether there is enough to tell, which at the end of a
+// turn is anything. Where there is nothing then, what comes next is told at
+// once.
+func (h *haveStream) worthATurn(due bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	gained, urgent := h.untold()
+	h.idle = due && gained == 0 && !urgent
+	return urgent || gained >= gainedMany || due && gained > 0
+}
+
+// untold sums up what is to be told; h.mu is held.
+func (h *haveStream) untold() (gained int, urgent bool) {
 	urgent = len(h.gone) > 0
-	for _, sub := range h.subs {
-		switch {
-		case !sub.seen:
-		case sub.told == nil || sub.have.Full() || sub.have.Count() < sub.told.Count():
-			urgent = true
-		default:
-			gained += sub.have.Count() - sub.told.Count()
-		}
+	for _, f := range h.subs {
+		g, u := f.untold()
+		gained += g
+		urgent = urgent || u
 	}
 	return gained, urgent
 }
@@ -252,6 +279,7 @@ func (h *haveStream) untold() (gained int, urgent bool) {
 func (h *haveStream) frames() []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.idle = false
 	var out []byte
 	for _, id := range h.gone {
 		out = appendTagged(out, frameAbsent, id, nil)
@@ -263,7 +291,6 @@ func (h *haveStream) frames() []byte {
 		}
 		if sub.have.Full() {
 			out = appendTagged(out, frameComplete, id, nil)
-			sub.stop()
 			delete(h.subs, id)
 			continue
 		}
