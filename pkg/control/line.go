@@ -37,8 +37,10 @@ type Line struct {
 	client *http.Client
 	back   func(context.Context, *shoalv1.Welcome) (*shoalv1.Welcome, error)
 	log    *slog.Logger
+	again  chan struct{} // holds a word when the line is open again
 
 	mu        sync.Mutex
+	opened    bool             // it was open once; guarded by mu
 	welcome   *shoalv1.Welcome // guarded by mu
 	first     string           // guarded by mu; the peer ID that answered last
 	reachable bool             // guarded by mu
@@ -49,7 +51,7 @@ type Line struct {
 // welcome when no supernode renews the membership over the line: it may have
 // run out, or they may have moved.
 func NewLine(node *identity.Node, welcome *shoalv1.Welcome, back func(context.Context, *shoalv1.Welcome) (*shoalv1.Welcome, error), log *slog.Logger) *Line {
-	l := &Line{left: time.Now(), node: node, welcome: welcome, back: back, log: log}
+	l := &Line{left: time.Now(), node: node, welcome: welcome, back: back, log: log, again: make(chan struct{}, 1)}
 	l.client = &http.Client{Transport: &http.Transport{
 		DialTLSContext:      l.dial,
 		MaxIdleConnsPerHost: 8,
@@ -123,9 +125,17 @@ func (l *Line) answered(base string, up bool) {
 	defer l.mu.Unlock()
 	l.left = time.Now()
 	l.reachable = up
-	if up {
-		l.first = base[len("https://"):]
+	if !up {
+		return
 	}
+	l.first = base[len("https://"):]
+	if l.opened {
+		select {
+		case l.again <- struct{}{}:
+		default:
+		}
+	}
+	l.opened = true
 }
 
 // Renew asks for a new membership once, over the line or else by a return,
@@ -169,28 +179,38 @@ func (l *Line) take(w *shoalv1.Welcome) error {
 	return nil
 }
 
-// KeepRenewed renews now and whenever half of the membership's life is over;
-// heard gets each new welcome. It returns when ctx ends.
+// KeepRenewed renews now, whenever half of the membership's life is over, and
+// within half a minute of the line's being open again: a supernode that was
+// restarted may name other upstreams and keys. heard gets each new welcome.
+// It returns when ctx ends.
 func (l *Line) KeepRenewed(ctx context.Context, now func() time.Time, heard func(*shoalv1.Welcome)) {
-	wait := time.Duration(0)
+	due := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait):
+		case <-l.again:
+			// Spread, since every host of the data centre comes back at once. A
+			// line that flaps does not put off what is due.
+			if soon := time.Now().Add(rand.N(renewRetry)); soon.Before(due) {
+				due = soon
+			}
+			continue
+		case <-time.After(time.Until(due)):
 		}
 		if err := l.Renew(ctx); err != nil {
 			if ctx.Err() == nil {
 				l.log.Warn("the membership was not renewed; it is tried again", "error", err)
 			}
-			wait = jitter(renewRetry)
+			due = time.Now().Add(jitter(renewRetry))
 			continue
 		}
 		heard(l.Welcome())
-		wait = renewRetry
+		wait := renewRetry
 		if m, err := l.node.Membership(); err == nil {
 			wait = max(jitter(m.NotAfter.Sub(now())/2), renewRetry) // half of what is left
 		}
+		due = time.Now().Add(wait)
 	}
 }
 

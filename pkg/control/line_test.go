@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -364,28 +365,67 @@ func TestKeepRenewed(t *testing.T) {
 			return m.welcome("web"), nil
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		heard, ended := 0, make(chan struct{})
+		var heard atomic.Int64
+		ended := make(chan struct{})
 		go func() {
-			l.KeepRenewed(ctx, time.Now, func(*shoalv1.Welcome) { heard++ })
+			l.KeepRenewed(ctx, time.Now, func(*shoalv1.Welcome) { heard.Add(1) })
 			close(ended)
 		}()
 		time.Sleep(5 * time.Minute) // nobody answers yet
-		if synctest.Wait(); heard != 0 {
+		if synctest.Wait(); heard.Load() != 0 {
 			t.Error("a welcome was heard from nobody")
 		}
 		w.set("a", a.handler())
 		time.Sleep(time.Minute)
-		if synctest.Wait(); heard != 1 {
-			t.Errorf("%d welcomes a minute after the supernode came", heard)
+		if synctest.Wait(); heard.Load() != 1 {
+			t.Errorf("%d welcomes a minute after the supernode came", heard.Load())
 		}
 		time.Sleep(72 * time.Hour)
-		if synctest.Wait(); heard < 4 || heard > 10 || heard != len(at) {
-			t.Errorf("renewed %d times in three days, at %v", heard, at)
+		if synctest.Wait(); heard.Load() < 4 || heard.Load() > 10 || int(heard.Load()) != len(at) {
+			t.Errorf("renewed %d times in three days, at %v", heard.Load(), at)
 		}
 		for i := 1; i < len(at); i++ {
 			if gap := at[i] - at[i-1]; gap > 16*time.Hour || gap < 8*time.Hour {
 				t.Errorf("%v between two renewals", gap)
 			}
+		}
+		cancel()
+		<-ended
+	})
+}
+
+func TestALineThatIsOpenAgainHearsTheSettingsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newTerm(t)
+		l, w := newWire(m.node)
+		a := newOffice()
+		a.renew = func() (*shoalv1.Welcome, error) { return m.welcome("web"), nil }
+		w.set("a", a.handler())
+		ctx, cancel := context.WithCancel(t.Context())
+		var heard atomic.Int64
+		ended := make(chan struct{})
+		go func() {
+			l.KeepRenewed(ctx, time.Now, func(*shoalv1.Welcome) { heard.Add(1) })
+			close(ended)
+		}()
+		watching(t, l)
+		line := <-a.opened
+		time.Sleep(quiet / 2)
+		if synctest.Wait(); heard.Load() != 1 {
+			t.Fatalf("%d welcomes at the start", heard.Load())
+		}
+		close(line) // the supernode is restarted
+		line = <-a.opened
+		time.Sleep(renewRetry + time.Second)
+		if synctest.Wait(); heard.Load() != 2 {
+			t.Errorf("%d welcomes after the line was open again, not 2", heard.Load())
+		}
+		for range 100 { // a line that flaps puts nothing off, and makes no storm
+			close(line)
+			line = <-a.opened
+		}
+		if synctest.Wait(); heard.Load() < 3 || heard.Load() > 20 {
+			t.Errorf("%d welcomes after the line flapped for a minute", heard.Load())
 		}
 		cancel()
 		<-ended
