@@ -230,6 +230,7 @@ func (s *Store) create(d blob.Digest, size int64) (*Blob, error) {
 	if err := f.Truncate(size); err != nil {
 		return nil, errors.Join(explain(err), f.Close(), s.root.Remove(partialName(d)))
 	}
+	noReadAhead(f)
 	e := &entry{digest: d, trusted: true, record: record{size: size, access: s.now()}}
 	s.entries[d] = e
 	s.used += size
@@ -410,6 +411,7 @@ func (s *Store) contentOf(e *entry) (*content, error) {
 	}
 	c := newContent(s, e, s.wrap(f))
 	if !e.complete {
+		noReadAhead(f)
 		if err := c.load(e.trusted); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
