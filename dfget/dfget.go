@@ -122,6 +122,19 @@ func (a *app) onTerminal() bool {
 	return ok && !a.quiet && !a.json && term.IsTerminal(int(f.Fd()))
 }
 
+// width is how many columns the terminal has; 0 where that is not known.
+func (a *app) width() int {
+	f, ok := a.errOut.(*os.File)
+	if !ok {
+		return 0
+	}
+	columns, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return columns
+}
+
 // say prints a line for people; scripts and -q do not see it.
 func (a *app) say(format string, args ...any) {
 	if !a.quiet && !a.json {

@@ -113,10 +113,21 @@ func (t *hostTable) draw(w io.Writer) {
 		keys = append(keys, k)
 	}
 	sort.Strings(keys)
+	width := t.app.width()
 	for _, k := range keys {
-		fmt.Fprintf(w, "\x1b[2K%s\n", row(t.rows[k]))
+		fmt.Fprintf(w, "\x1b[2K%s\n", cut(row(t.rows[k]), width))
 	}
 	t.drawn = len(keys)
+}
+
+// cut shortens a line to a terminal's width: a line that wraps is two, and the
+// next drawing would begin in the wrong place.
+func cut(line string, width int) string {
+	r := []rune(line)
+	if width < 2 || len(r) <= width {
+		return line
+	}
+	return string(r[:width-1]) + "…"
 }
 
 func row(u *shoalv1.PrewarmUpdate) string {

@@ -77,7 +77,7 @@ func (a *app) mirror(addr string, ref blob.Ref) (*registry, error) {
 type lazyLogin struct {
 	repository name.Repository
 	auth       authn.Authenticator
-	next       http.RoundTripper
+	next       withNamespace
 	ready      http.RoundTripper
 }
 
@@ -86,11 +86,32 @@ func (l *lazyLogin) RoundTrip(r *http.Request) (*http.Response, error) {
 		ready, err := transport.NewWithContext(r.Context(), l.repository.Registry, l.auth, l.next,
 			[]string{l.repository.Scope(transport.PullScope)})
 		if err != nil {
-			return nil, fmt.Errorf("log in at the agent's mirror: %w", err)
+			return nil, l.refusal(err)
 		}
 		l.ready = ready
 	}
 	return l.ready.RoundTrip(r)
+}
+
+// refusal says in one line why the mirror did not let us in. The library tells
+// of each way that it tried, HTTPS to the loopback mirror among them.
+func (l *lazyLogin) refusal(err error) error {
+	var refused *transport.Error
+	if !errors.As(err, &refused) {
+		return fmt.Errorf("log in at the agent's mirror: %w", err)
+	}
+	said := http.StatusText(refused.StatusCode)
+	if len(refused.Errors) > 0 {
+		said = refused.Errors[0].Message
+	}
+	err = fmt.Errorf("log in at the agent's mirror: the answer was %d: %s", refused.StatusCode, said)
+	switch refused.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return fmt.Errorf("%w: %w; log in with 'dfget login'", errDenied, err)
+	case http.StatusNotFound: // the mirror knows this registry not at all
+		return fmt.Errorf("%w: %s is no upstream of the supernode (%w)", errNotFound, l.next.registry, err)
+	}
+	return err
 }
 
 // withNamespace adds ns= as containerd does, so that the mirror knows which
@@ -131,10 +152,6 @@ func cleanURLError(err error) error {
 	if u, ok := err.(*url.Error); ok { //nolint:errorlint // only the outermost error is meant
 		err = u.Err
 	}
-	var refused *transport.Error
-	if errors.As(err, &refused) && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusForbidden) {
-		return fmt.Errorf("%w: %w; log in with 'dfget login'", errDenied, err)
-	}
 	return err
 }
 
@@ -173,6 +190,9 @@ func (g *registry) manifest(ctx context.Context, reference string) (blob.Descrip
 // registry is no configured upstream.
 func (g *registry) hasBlob(ctx context.Context, d blob.Digest) (bool, error) {
 	response, err := g.get(ctx, http.MethodHead, "/blobs/"+string(d), nil)
+	if errors.Is(err, errNotFound) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}
