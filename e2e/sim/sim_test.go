@@ -9,11 +9,12 @@ import (
 	"github.com/shoalproject/shoal/pkg/swarm/policy"
 )
 
-// usual is links of 100 Mbit/s and pieces of 256 KiB.
+// usual is links of 100 Mbit/s, pieces of 256 KiB, and news gathered for as long
+// as a server gathers them for so many neighbours.
 func usual(hosts, blobs, pieces int) Config {
 	return Config{
 		Hosts: hosts, Blobs: blobs, Pieces: pieces, Piece: 256 << 10, Rate: 100e6 / 8,
-		Latency: time.Millisecond, Gather: 160 * time.Millisecond, Policy: policy.Default(), Random: 1,
+		Latency: time.Millisecond, Gather: min(time.Duration(hosts)*20*time.Millisecond, 250*time.Millisecond), Policy: policy.Default(), Random: 1,
 	}
 }
 

@@ -21,7 +21,7 @@ const (
 	// piece by piece, news cost more than the pieces.
 	leastSilence = 20 * time.Millisecond
 	turnEach     = 20 * time.Millisecond
-	turnMost     = 320 * time.Millisecond
+	turnMost     = 250 * time.Millisecond
 	gainedMany   = 16
 	// followed is how many blobs one have stream may follow.
 	followed = 128
