@@ -27,7 +27,7 @@ type session struct {
 	repeats   int
 	pace      policy.Pace
 	hunger    policy.Starving
-	againAt   time.Duration // no orphan is asked for before
+	againAt   time.Duration // nothing scarce is asked for before
 	fresh     []int         // gained and not yet told
 	telling   bool
 }
@@ -373,8 +373,8 @@ func (s *session) askSeed() {
 	for n := min(w.cfg.Policy.NextAhead, fresh.Count()); len(s.nexts) < n; {
 		s.ask(&request{from: s, to: w.seed, next: true, want: fresh, piece: -1})
 	}
-	if w.now >= s.againAt {
-		lost := s.orphans(want)
+	if len(s.nexts) < w.cfg.Policy.NextAhead && w.now >= s.againAt {
+		lost := s.scarce(want)
 		for n := min(w.cfg.Policy.NextAhead, lost.Count()); len(s.nexts) < n; {
 			s.ask(&request{from: s, to: w.seed, next: true, again: true, want: lost, piece: -1})
 		}
@@ -413,8 +413,8 @@ func (s *session) askSeed() {
 	}
 }
 
-// orphans is as in pkg/swarm.
-func (s *session) orphans(want blob.Bitmap) blob.Bitmap {
+// scarce is as in pkg/swarm.
+func (s *session) scarce(want blob.Bitmap) blob.Bitmap {
 	lost := want.Clone()
 	for _, j := range s.order {
 		if len(j.requests) == 1 && j.requests[0].still && j.requests[0].to != s.h.w.seed {
@@ -422,5 +422,5 @@ func (s *session) orphans(want blob.Bitmap) blob.Bitmap {
 		}
 	}
 	lost = lost.Minus(lost.Minus(s.gone)) // those that have left the seed
-	return s.picker.Orphans(s.h.w.clock(), lost)
+	return s.picker.Scarce(s.h.w.clock(), lost)
 }

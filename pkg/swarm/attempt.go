@@ -44,7 +44,7 @@ type attempt struct {
 	link  *link
 	piece int  // -1 until a seed has chosen
 	next  bool // the seed chooses
-	again bool // of next: among what has left the seed and lies with nobody who answers
+	again bool // of next: among what has left the seed and few who answer hold
 	slot  bool // takes a download slot
 	want  blob.Bitmap
 

@@ -8,7 +8,7 @@ import (
 )
 
 // askSeeds keeps requests open at the seeds: next, for what has not left them
-// yet, next again for what has and lies with nobody who answers, and at last
+// yet, next again for what has and few who answer hold, and at last
 // by index for the rest, when this session starves.
 func (s *session) askSeeds(now time.Time, want blob.Bitmap) {
 	ahead := s.e.params.NextAhead
@@ -23,8 +23,8 @@ func (s *session) askSeeds(now time.Time, want blob.Bitmap) {
 		for n := min(ahead, fresh.Count()); l.asked < n; {
 			s.start(&attempt{link: l, next: true, want: fresh}, nil)
 		}
-		if !now.Before(s.againAt) {
-			lost := s.orphans(now, l, want)
+		if l.asked < ahead && !now.Before(s.againAt) {
+			lost := s.scarce(now, l, want)
 			for n := min(ahead, lost.Count()); l.asked < n; {
 				s.start(&attempt{link: l, next: true, again: true, want: lost}, nil)
 			}
@@ -67,9 +67,9 @@ func (s *session) fresh(want blob.Bitmap) blob.Bitmap {
 	return fresh
 }
 
-// orphans is what has left the seed, and what nobody who answers holds: that
-// is wanted, or is owed by somebody who is silent.
-func (s *session) orphans(now time.Time, seed *link, want blob.Bitmap) blob.Bitmap {
+// scarce is what has left the seed and fewer than two who answer hold: that is
+// wanted, or is owed by somebody who is silent.
+func (s *session) scarce(now time.Time, seed *link, want blob.Bitmap) blob.Bitmap {
 	lost := want.Clone()
 	for i, j := range s.jobs {
 		if len(j.attempts) == 1 && j.attempts[0].still && j.attempts[0].link != seed {
@@ -79,7 +79,7 @@ func (s *session) orphans(now time.Time, seed *link, want blob.Bitmap) blob.Bitm
 	kept := lost.Minus(s.gone)
 	s.e.mu.Lock()
 	defer s.e.mu.Unlock()
-	return s.picker.Orphans(now, lost.Minus(kept))
+	return s.picker.Scarce(now, lost.Minus(kept))
 }
 
 // repeat asks a seed by index for pieces that have left it, when this session

@@ -62,7 +62,7 @@ type session struct {
 	proof  proofState
 	demand blob.Bitmap // as of the last step
 
-	againAt time.Time // no orphan is asked for before
+	againAt time.Time // nothing scarce is asked for before
 }
 
 func newSession(ctx context.Context, e *Exchange, req FetchRequest, class policy.Class) *session {

@@ -99,16 +99,23 @@ func (p *Picker) Lost(id string, piece int) {
 // Held is how many neighbours are said to hold a piece.
 func (p *Picker) Held(piece int) int { return p.holders[piece] }
 
-// Orphans is which of the wanted pieces no neighbour that answers is said to
-// hold.
-func (p *Picker) Orphans(now time.Time, want blob.Bitmap) blob.Bitmap {
-	left := want
-	for _, n := range p.order {
-		if n.peer.answers(now) {
-			left = left.Minus(n.have)
-		}
+// Scarce is which of the wanted pieces fewer than two neighbours that answer
+// are said to hold. One is as good as none: if it falls silent they are lost,
+// and alone it is slower than it and a seed together.
+func (p *Picker) Scarce(now time.Time, want blob.Bitmap) blob.Bitmap {
+	if want.Count() == 0 {
+		return want
 	}
-	return left
+	scarce, nobodys := want, want
+	for _, n := range p.order {
+		if !n.peer.answers(now) {
+			continue
+		}
+		once := want.Minus(nobodys)
+		twice := once.Minus(once.Minus(n.have))
+		scarce, nobodys = scarce.Minus(twice), nobodys.Minus(n.have)
+	}
+	return scarce
 }
 
 // Pick chooses among the wanted pieces: what a reader waits for comes first,

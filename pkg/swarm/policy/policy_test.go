@@ -84,33 +84,35 @@ func TestEmitterSendsAgainWhatLeftLongestAgo(t *testing.T) {
 }
 
 func TestQuietPeerHoldsNothing(t *testing.T) {
-	k := NewPicker(Default(), 2, chance())
-	p := &Peer{}
+	k := NewPicker(Default(), 3, chance())
+	p, other := &Peer{}, &Peer{}
 	k.Add("p", p)
-	k.Reset("p", bits(2, 0))
-	all := bits(2, 0, 1)
-	orphans := func() int { return k.Orphans(now, all).Count() }
-	if orphans() != 1 {
-		t.Error("what a peer holds is an orphan")
+	k.Add("other", other)
+	k.Reset("p", bits(3, 0, 1))
+	k.Reset("other", bits(3, 0))
+	all := bits(3, 0, 1, 2)
+	scarce := func() []int { return slices.Collect(k.Scarce(now, all).All()) }
+	if got := scarce(); !slices.Equal(got, []int{1, 2}) {
+		t.Errorf("held by fewer than two: %v", got)
 	}
 	p.Moved(now)
 	p.Stalled(now.Add(time.Second), 2*time.Second)
-	if orphans() != 1 {
+	if len(scarce()) != 2 {
 		t.Error("a peer of which other pieces move is quiet")
 	}
 	p.Outstanding = 1
-	if _, ok := k.Pick(now, all, bits(2)); !ok {
+	if c, ok := k.Pick(now, bits(3, 1), bits(3)); !ok || c.Peer != "p" {
 		t.Error("one piece on its way is too many")
 	}
 	p.Stalled(now.Add(2*time.Second), 2*time.Second)
-	if orphans() != 2 {
+	if len(scarce()) != 3 {
 		t.Error("a quiet peer is counted on")
 	}
-	if _, ok := k.Pick(now, all, bits(2)); ok {
-		t.Error("a quiet peer is asked for more")
+	if c, ok := k.Pick(now, bits(3, 1), bits(3)); ok {
+		t.Errorf("a quiet peer is asked for more: %+v", c)
 	}
 	p.Moved(now.Add(3 * time.Second))
-	if orphans() != 1 {
+	if len(scarce()) != 2 {
 		t.Error("a peer that is back is quiet still")
 	}
 }
