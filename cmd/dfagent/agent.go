@@ -231,6 +231,7 @@ func (a *agent) openDHT(ctx context.Context, w *shoalv1.Welcome) (err error) {
 	if err != nil {
 		return fmt.Errorf("open libp2p: %w; is --p2p-listen %s taken?", err, a.config.P2PListen)
 	}
+	a.log.Info("listening", "what", "libp2p", "address", a.config.P2PListen)
 	a.closers = append(a.closers, func() error { a.keepPeers(); return a.dht.Close() })
 	return nil
 }

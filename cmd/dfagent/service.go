@@ -41,6 +41,9 @@ func (s service) Status(context.Context, *connect.Request[shoalv1.StatusRequest]
 	if !out.SupernodeReachable {
 		out.Problems = append(out.Problems, "no supernode can be reached; neighbours are found through libp2p alone")
 	}
+	if s.fetcher.Full() {
+		out.Problems = append(out.Problems, "no room for blobs: they are passed through without being kept; free disk space or lower the cache size")
+	}
 	for _, f := range s.fetcher.Status() {
 		out.Flights = append(out.Flights, &shoalv1.Flight{
 			Digest: string(f.Digest), Size: f.Size, PiecesHeld: int32(f.Held), Pieces: int32(f.Pieces),

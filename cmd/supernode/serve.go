@@ -98,6 +98,7 @@ func (h *house) openDHT(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("open libp2p: %w; is --p2p-listen %s taken?", err, h.config.P2PListen)
 	}
+	h.log.Info("listening", "what", "libp2p", "address", h.config.P2PListen)
 	h.closers = append(h.closers, h.dht.Close)
 	return nil
 }

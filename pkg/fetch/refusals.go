@@ -90,6 +90,14 @@ type fullNotice struct {
 	full bool
 }
 
+// Full reports that the last blob found no room: what is fetched now is passed
+// through without being kept.
+func (f *Fetcher) Full() bool {
+	f.once.mu.Lock()
+	defer f.once.mu.Unlock()
+	return f.once.full
+}
+
 func (n *fullNotice) set(full bool, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

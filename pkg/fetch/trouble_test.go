@@ -33,11 +33,17 @@ func TestDiskFullStreamsThrough(t *testing.T) {
 				if n := bytes.Count(w.log.Bytes(), []byte("no room for blobs")); n != 1 {
 					t.Errorf("the log says %d times that there is no room:\n%s", n, w.log)
 				}
+				if !w.fetcher.Full() {
+					t.Error("the status does not say that there is no room")
+				}
 				w.store.SetFull(false)
 				<-time.After(time.Minute)
 				w.mustRead()
 				if b := w.store.Blob(w.digest); b == nil || !b.Complete() {
 					t.Error("it is not kept although there is room again")
+				}
+				if w.fetcher.Full() {
+					t.Error("the status still says that there is no room")
 				}
 			})
 		})

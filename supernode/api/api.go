@@ -220,6 +220,6 @@ func (s joinService) Join(ctx context.Context, req *connect.Request[shoalv1.Join
 	if err != nil {
 		return nil, coded(err)
 	}
-	s.Log.Info("a node joined", "peer", joined.PeerID, "pool", joined.Pool, "from", req.Peer().Addr)
+	s.Log.Info("a node joined", "peer", joined.PeerID, "hostname", m.Hostname, "pool", joined.Pool, "from", req.Peer().Addr)
 	return connect.NewResponse(&shoalv1.JoinResponse{Welcome: welcome}), nil
 }

@@ -66,7 +66,6 @@ func (a *Auth) Enrol(ctx context.Context, redeemed Redeemed, public ed25519.Publ
 	if err != nil {
 		return nil, fmt.Errorf("enrol %s: %w", peerID, err)
 	}
-	a.cfg.Log.InfoContext(ctx, "node joined", "peer", peerID, "hostname", hostname, "pool", redeemed.Pool)
 	return a.membership(peerID, identity.RoleAgent, redeemed.Pool)
 }
 
