@@ -141,7 +141,9 @@ func checkManifest(m Manifest, want blob.Digest) (Manifest, error) {
 	}
 	m.Descriptor.Digest, m.Descriptor.Size = want, int64(len(m.Body))
 	if m.Descriptor.MediaType == "" {
-		m.Descriptor.MediaType = mediaType(m.Body)
+		if m.Descriptor.MediaType = mediaType(m.Body); m.Descriptor.MediaType == "" {
+			return Manifest{}, fmt.Errorf("%w: %s is held, but as a blob and no manifest", ErrNotFound, want)
+		}
 	}
 	return m, nil
 }
@@ -159,22 +161,27 @@ func (p *pausing) restUntil(t time.Time) {
 }
 
 // mediaType reads the type that a manifest gives itself, or tells an index
-// from a manifest by what it lists (image-spec 1.1, both forms).
+// from a manifest by what it lists (image-spec 1.1, both forms). It is empty
+// for what is neither, such as a layer or an image's configuration.
 func mediaType(body []byte) string {
 	var head struct {
-		MediaType string          `json:"mediaType"`
-		Manifests json.RawMessage `json:"manifests"`
+		SchemaVersion int             `json:"schemaVersion"`
+		MediaType     string          `json:"mediaType"`
+		Manifests     json.RawMessage `json:"manifests"`
+		Layers        json.RawMessage `json:"layers"`
 	}
 	if err := json.NewDecoder(bytes.NewReader(body)).Decode(&head); err != nil {
-		return "application/octet-stream"
+		return ""
 	}
 	switch {
 	case head.MediaType != "":
 		return head.MediaType
 	case head.Manifests != nil:
 		return "application/vnd.oci.image.index.v1+json"
+	case head.SchemaVersion != 0, head.Layers != nil:
+		return "application/vnd.oci.image.manifest.v1+json"
 	}
-	return "application/vnd.oci.image.manifest.v1+json"
+	return ""
 }
 
 func (f *Fetcher) manifestByTag(ctx context.Context, ref blob.Ref, tag string, cred Cred) (Manifest, error) {

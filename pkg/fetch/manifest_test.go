@@ -195,3 +195,21 @@ func TestAManifestThatIsNotItsDigest(t *testing.T) {
 		}
 	})
 }
+
+func TestABlobIsNoManifest(t *testing.T) {
+	bodies := []string{"\x1f\x8b a layer", `{"architecture":"amd64","config":{},"rootfs":{"type":"layers"}}`, `[]`, ""}
+	inWorld(t, func(w *world, cfg *fetch.Config) {
+		crowd(w, cfg)
+		withGateway(&tagMemory{})(w, cfg)
+		w.gateway.Fail(errors.New("connection refused"), -1)
+		for _, body := range bodies {
+			w.swarm.Put(digest.FromString(body), []byte(body))
+		}
+	}, func(w *world) {
+		for _, body := range bodies {
+			if m, err := w.fetcher.Manifest(w.t.Context(), own, string(digest.FromString(body)), fetch.Cred{}); err == nil {
+				t.Errorf("%q was taken for a %s", body, m.Descriptor.MediaType)
+			}
+		}
+	})
+}
