@@ -58,7 +58,7 @@ func download(ctx context.Context, path string, want blob.Digest, open opener, b
 	got := digester.Digest()
 	if want != "" && got != want {
 		f.Close()
-		os.Remove(part) //nolint:errcheck // it is useless either way
+		os.Remove(part)
 		return "", 0, fmt.Errorf("the digest is %s, not %s; nothing was kept", got, want)
 	}
 	if err := f.Close(); err != nil {

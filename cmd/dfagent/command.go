@@ -146,7 +146,7 @@ func printStatus(out io.Writer, s *shoalv1.StatusResponse) {
 	for _, p := range s.Problems {
 		fmt.Fprintf(w, "PROBLEM\t%s\n", p)
 	}
-	w.Flush() //nolint:errcheck // a closed pipe ends the program
+	w.Flush()
 }
 
 func versionCommand() *cobra.Command {

@@ -47,7 +47,7 @@ func (a *agent) holding(d blob.Digest) (dht.Holding, bool) {
 	if err != nil {
 		return dht.Holding{}, false
 	}
-	defer content.Close() //nolint:errcheck // only read
+	defer content.Close()
 	have, _ := content.Progress()
 	return dht.Holding{Size: content.Size(), Complete: have.Full(), Have: have}, have.Count() > 0
 }

@@ -51,7 +51,7 @@ func (a *agent) runtimeHolds(d blob.Digest) bool {
 	if content == nil {
 		return false
 	}
-	content.Close() //nolint:errcheck // only read
+	content.Close()
 	return true
 }
 
@@ -101,7 +101,7 @@ func (a *agent) runtimeChanged(ctx context.Context, e runtime.Event) error {
 		}
 		return nil //nolint:nilerr // it never came through this node: nobody vouched for its pieces
 	}
-	defer b.Close() //nolint:errcheck // returns nil
+	defer b.Close()
 	proof, _, _ := b.Proof()
 	if proof == nil || !b.Complete() {
 		return nil

@@ -120,7 +120,7 @@ func (h *house) secretFile(name string) ([]byte, error) {
 	secret, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		secret = make([]byte, secretLength)
-		rand.Read(secret) //nolint:errcheck // never fails, as its documentation says
+		rand.Read(secret)
 		return secret, durable.WriteFile(path, secret, 0o600)
 	}
 	if err == nil && len(secret) != secretLength {

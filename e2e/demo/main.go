@@ -46,7 +46,7 @@ func run(ctx context.Context, bin string, once bool) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a folder of the system's for such things
+	defer os.RemoveAll(dir)
 	h := &house{bin: bin, dir: dir}
 	defer h.close()
 

@@ -24,7 +24,6 @@ type session struct {
 	jobs      map[int]*job
 	order     []*job // the same, as they began: a map's order is no seed's
 	nexts     []*request
-	repeats   int
 	pace      policy.Pace
 	hunger    policy.Starving
 	againAt   time.Duration // nothing scarce is asked for before

@@ -57,7 +57,7 @@ func (d *desk) open(t *testing.T, secure *tls.Config) string {
 	_, handler := shoalv1connect.NewJoinServiceHandler(d)
 	mux.Handle("/api/", http.StripPrefix("/api", handler))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
-	go server.Serve(l) //nolint:errcheck // ends with Close
+	go server.Serve(l)
 	t.Cleanup(func() { server.Close() })
 	return addr
 }
@@ -248,7 +248,7 @@ func TestSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })}
-	go server.Serve(l) //nolint:errcheck // ends with Close
+	go server.Serve(l)
 	defer server.Close()
 	response, err := Socket(path).Get("http://anybody/")
 	if err != nil {

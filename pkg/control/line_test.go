@@ -211,7 +211,7 @@ func TestWatchNoticesSilence(t *testing.T) {
 		line := <-a.opened
 		opened := time.Now()
 		for range 10 { // signs of life keep it open
-			time.Sleep(quiet - time.Second)
+			<-time.After(quiet - time.Second)
 			line <- idle()
 		}
 		if synctest.Wait(); !l.Reachable() {
@@ -239,7 +239,7 @@ func TestWatchDoesNotStorm(t *testing.T) {
 			http.Error(w, "no", http.StatusUnauthorized)
 		}))
 		watching(t, l)
-		time.Sleep(10 * time.Minute)
+		<-time.After(10 * time.Minute)
 		if synctest.Wait(); tries < 30 || tries > 70 || l.Reachable() {
 			t.Errorf("%d tries in ten minutes", tries)
 		}
@@ -371,16 +371,16 @@ func TestKeepRenewed(t *testing.T) {
 			l.KeepRenewed(ctx, time.Now, func(*shoalv1.Welcome) { heard.Add(1) })
 			close(ended)
 		}()
-		time.Sleep(5 * time.Minute) // nobody answers yet
+		<-time.After(5 * time.Minute) // nobody answers yet
 		if synctest.Wait(); heard.Load() != 0 {
 			t.Error("a welcome was heard from nobody")
 		}
 		w.set("a", a.handler())
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		if synctest.Wait(); heard.Load() != 1 {
 			t.Errorf("%d welcomes a minute after the supernode came", heard.Load())
 		}
-		time.Sleep(72 * time.Hour)
+		<-time.After(72 * time.Hour)
 		if synctest.Wait(); heard.Load() < 4 || heard.Load() > 10 || int(heard.Load()) != len(at) {
 			t.Errorf("renewed %d times in three days, at %v", heard.Load(), at)
 		}
@@ -410,13 +410,13 @@ func TestALineThatIsOpenAgainHearsTheSettingsAnew(t *testing.T) {
 		}()
 		watching(t, l)
 		line := <-a.opened
-		time.Sleep(quiet / 2)
+		<-time.After(quiet / 2)
 		if synctest.Wait(); heard.Load() != 1 {
 			t.Fatalf("%d welcomes at the start", heard.Load())
 		}
 		close(line) // the supernode is restarted
 		line = <-a.opened
-		time.Sleep(renewRetry + time.Second)
+		<-time.After(renewRetry + time.Second)
 		if synctest.Wait(); heard.Load() != 2 {
 			t.Errorf("%d welcomes after the line was open again, not 2", heard.Load())
 		}

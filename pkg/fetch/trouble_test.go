@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/shoalproject/shoal/pkg/blob"
@@ -42,6 +43,7 @@ func TestDiskFullStreamsThrough(t *testing.T) {
 				if b := w.store.Blob(w.digest); b == nil || !b.Complete() {
 					t.Error("it is not kept although there is room again")
 				}
+				synctest.Wait() // the flight lands after its reader has read
 				if w.fetcher.Full() {
 					t.Error("the status still says that there is no room")
 				}

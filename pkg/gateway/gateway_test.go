@@ -43,7 +43,7 @@ func TestManifestCarriesItsRecordAndAge(t *testing.T) {
 		w.Header().Set("Age", "90")
 		w.Header().Add(HeaderRecord, "nonsense")
 		w.Header().Add(HeaderRecord, base64.StdEncoding.EncodeToString(record.Encode()))
-		io.WriteString(w, body1) //nolint:errcheck // the test reads it
+		io.WriteString(w, body1)
 	})
 	m, err := client(base).Manifest(t.Context(), blob.Ref{Repository: "p/app"}, "v1", "tok", []string{"a/b"})
 	if err != nil || string(m.Body) != body1 || m.Descriptor.Digest != digest1 || m.Descriptor.MediaType != "a/b" ||
@@ -69,7 +69,7 @@ func TestUpstreamTokenGoesApart(t *testing.T) {
 func TestAnotherManifestIsRefused(t *testing.T) {
 	base := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Docker-Content-Digest", string(digest1))
-		io.WriteString(w, body1+" ") //nolint:errcheck // the test reads it
+		io.WriteString(w, body1+" ")
 	})
 	for _, reference := range []string{"v1", string(digest1)} {
 		_, err := client(base).Manifest(t.Context(), blob.Ref{Repository: "p/app"}, reference, "", nil)
@@ -82,7 +82,7 @@ func TestAnotherManifestIsRefused(t *testing.T) {
 func TestAnEndlessManifestIsCutOff(t *testing.T) {
 	base := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Docker-Content-Digest", string(digest1))
-		io.Copy(w, strings.NewReader(strings.Repeat("x", maxManifest+9))) //nolint:errcheck // the client leaves
+		io.Copy(w, strings.NewReader(strings.Repeat("x", maxManifest+9)))
 	})
 	_, err := client(base).Manifest(t.Context(), blob.Ref{Repository: "p/app"}, "v1", "", nil)
 	if err == nil || !strings.Contains(err.Error(), "larger") {
@@ -98,7 +98,7 @@ func TestTheNextSupernodeIsAskedWhenOneIsInTrouble(t *testing.T) {
 		}
 		w.Header().Set("Content-Range", "bytes 5-9/19")
 		w.WriteHeader(http.StatusPartialContent)
-		io.WriteString(w, body1[5:10]) //nolint:errcheck // the test reads it
+		io.WriteString(w, body1[5:10])
 	})
 	rc, size, err := client(down, "http://127.0.0.1:1", up).Blob(t.Context(), blob.Ref{Repository: "p/app"}, digest1, blob.Range{Start: 5, End: 10}, "")
 	if err != nil || size != 19 {
@@ -117,7 +117,7 @@ func TestTheNextSupernodeIsAskedWhenOneIsInTrouble(t *testing.T) {
 }
 
 func TestAnIgnoredRangeIsAnError(t *testing.T) {
-	base := serve(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, body1) }) //nolint:errcheck // the client leaves
+	base := serve(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, body1) })
 	if _, _, err := client(base).Blob(t.Context(), blob.Ref{Repository: "p/app"}, digest1, blob.Range{Start: 5, End: -1}, ""); err == nil {
 		t.Error("the start of the blob passed for its middle")
 	}
@@ -153,9 +153,9 @@ func TestLogin(t *testing.T) {
 				http.Error(w, "no", http.StatusUnauthorized)
 				return
 			}
-			io.WriteString(w, `{"access_token":"t","refresh_token":"r","expires_in":300}`) //nolint:errcheck // the test reads it
+			io.WriteString(w, `{"access_token":"t","refresh_token":"r","expires_in":300}`)
 		case "refresh_token":
-			io.WriteString(w, `{}`) //nolint:errcheck // the test reads it
+			io.WriteString(w, `{}`)
 		}
 	})
 	scopes := []string{"repository:a:pull", "repository:b:pull"}

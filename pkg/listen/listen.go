@@ -82,7 +82,7 @@ func (s *Set) add(a Address, l net.Listener) {
 // Close closes addresses that were opened and will not be served.
 func (s *Set) Close() {
 	for _, o := range s.open {
-		o.net.Close() //nolint:errcheck // nothing was served on it
+		o.net.Close()
 	}
 }
 
@@ -105,10 +105,10 @@ func (s *Set) Stop() {
 	var wait sync.WaitGroup
 	for _, o := range s.open {
 		wait.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), o.Grace)
+			ctx, cancel := context.WithTimeout(context.Background(), o.Grace) //nolint:forbidigo // whoever orders a stop has ended its own
 			defer cancel()
 			if o.Server.Shutdown(ctx) != nil {
-				o.Server.Close() //nolint:errcheck // what did not end in time is cut
+				o.Server.Close()
 			}
 		})
 	}

@@ -39,7 +39,7 @@ func TestRequestsInProgressGetTheirGrace(t *testing.T) {
 		}
 		began <- struct{}{}
 		<-slow
-		io.WriteString(w, "done") //nolint:errcheck // the test reads it
+		io.WriteString(w, "done")
 	})
 	s := New(quiet())
 	for name, grace := range map[string]time.Duration{"patient": time.Minute, "hasty": time.Millisecond} {

@@ -44,7 +44,7 @@ func Open(path string) (*Store, error) {
 		return errors.Join(err, err2, err3)
 	})
 	if err != nil {
-		db.Close() //nolint:errcheck // the first error says more
+		db.Close()
 		return nil, fmt.Errorf("prepare the records %s: %w", path, err)
 	}
 	return &Store{db: db, max: maxRecords}, nil

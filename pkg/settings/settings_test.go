@@ -84,7 +84,7 @@ func TestPrintedSettingsCanBeRead(t *testing.T) {
 		t.Errorf("printed:\n%s", out.String())
 	}
 	back, err := load(t, out.String())
-	if back.Deep == nil || len(back.Deep) == 0 {
+	if len(back.Deep) == 0 {
 		back.Deep = nil
 	}
 	if err != nil || !reflect.DeepEqual(back, c) {

@@ -84,9 +84,7 @@ func (s *Server) serveHave(w http.ResponseWriter, control *http.ResponseControll
 	}
 	h.work.Go(func() {
 		defer cancel()
-		if err := h.listen(ctx); err != nil {
-			s.cfg.Log.Debug("read what a peer follows", "peer", peer, "err", err)
-		}
+		s.cfg.Log.Debug("a peer follows nothing more", "peer", peer, "why", h.listen(ctx))
 	})
 	err := h.speak(ctx, w, control)
 	cancel()
@@ -103,7 +101,7 @@ func (s *Server) serveHave(w http.ResponseWriter, control *http.ResponseControll
 // the end.
 var errStreamEnd = errors.New("the have stream has ended")
 
-// listen reads what the peer wants to follow.
+// listen reads what the peer wants to follow, and says what ended that.
 func (h *haveStream) listen(ctx context.Context) error {
 	var buf []byte
 	for {
@@ -154,7 +152,7 @@ func (h *haveStream) follow(ctx context.Context, id uint16, d blob.Digest, grant
 	full := len(h.subs) >= followed
 	h.mu.Unlock()
 	if full {
-		content.Close() //nolint:errcheck // a handle that was only read from
+		content.Close()
 		return fmt.Errorf("%w: it follows more than %d blobs", errFrame, followed)
 	}
 	f := &followedBlob{stream: h}

@@ -35,7 +35,7 @@ func (ws *watchers) join(f *followedBlob, content Content) *watcher {
 	// from the store and has begun anew since.
 	if w := ws.all[d]; w != nil && w.have.Minus(have).Count() == 0 && have.Minus(w.have).Count() == 0 {
 		w.followers[f] = struct{}{}
-		content.Close() //nolint:errcheck // a handle that was only read from
+		content.Close()
 		return w
 	}
 	w := &watcher{
@@ -70,7 +70,7 @@ func (ws *watchers) drop(w *watcher) {
 }
 
 func (w *watcher) run() {
-	defer w.content.Close() //nolint:errcheck // a handle that was only read from
+	defer w.content.Close()
 	for {
 		have, changed := w.content.Progress()
 		if w.look(have) {

@@ -35,8 +35,6 @@ type node struct {
 	asked map[string]int                // requests by path; guarded by mu
 }
 
-const whoHeader = "Test-Peer"
-
 // handler lets a test stand between the network and a node's server.
 type handler func(next http.Handler) http.Handler
 

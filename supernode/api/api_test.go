@@ -171,7 +171,7 @@ func (f *front) serveMembers(secure func(net.Listener) net.Listener) net.Listene
 	}
 	server := swarm.HTTPServer(Members(f.Config))
 	server.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	go server.Serve(secure(l)) //nolint:errcheck // ends with Close
+	go server.Serve(secure(l))
 	f.t.Cleanup(func() { server.Close() })
 	return l
 }

@@ -99,7 +99,7 @@ func (c Config) imageSize(ctx context.Context, tag registry.Tag) int64 {
 	if err != nil {
 		return tag.Size
 	}
-	defer content.Close() //nolint:errcheck // only read
+	defer content.Close()
 	var parsed struct {
 		Config blob.Descriptor   `json:"config"`
 		Layers []blob.Descriptor `json:"layers"`

@@ -123,7 +123,7 @@ func TestStrangersAreAnsweredByTheOpenRoutesAlone(t *testing.T) {
 		}
 	}
 	// The check itself must notice a door that was left open, of any kind.
-	hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("hello")) }) //nolint:errcheck // a recorder
+	hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("hello")) })
 	missing := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no user bob", http.StatusNotFound) })
 	elsewhere := http.RedirectHandler("/images", http.StatusFound)
 	for pattern, handler := range map[string]http.Handler{

@@ -237,8 +237,8 @@ func TestGarbageAndExcessAreRefused(t *testing.T) {
 	as := &http.Client{Transport: with{func(r *http.Request) { r.SetBasicAuth("admin", f.password) }}}
 	var bomb bytes.Buffer
 	z := gzip.NewWriter(&bomb)
-	io.Copy(z, &zeros{64 << 20}) //nolint:errcheck // into memory
-	z.Close()                    //nolint:errcheck // into memory
+	io.Copy(z, &zeros{64 << 20})
+	z.Close()
 	for url, client := range map[string]*http.Client{
 		f.public.URL + "/api/shoal.v1.JoinService/Join":             http.DefaultClient,
 		f.public.URL + "/api/shoal.v1.AdminService/CreateJoinToken": as,
