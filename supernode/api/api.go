@@ -10,6 +10,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,6 +39,8 @@ const (
 )
 
 var errTooMuch = errors.New("the request names more than one answer can hold; send less at a time")
+
+var errUndecided = errors.New("the supernode could not look up who you are; its log says why")
 
 // Seed fetches what the swarm wants from outside.
 type Seed interface {
@@ -162,18 +165,30 @@ func (c Config) adminsOnly(next http.Handler) http.Handler {
 	})
 }
 
-// refuse answers in the form that Connect clients read.
+// refuse answers in the form that Connect clients read. A fault of this side
+// is in the log, and its words are for nobody else.
 func (c Config) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	code := connect.CodeUnauthenticated
-	var limit *auth.LimitError
+	var challenge *auth.ChallengeError
+	var later interface{ Later() (status, seconds int) }
+	code, status := connect.CodeInternal, http.StatusInternalServerError
 	switch {
-	case errors.As(err, &limit):
-		code = connect.CodeResourceExhausted
+	case errors.As(err, &challenge):
+		code, status = connect.CodeUnauthenticated, http.StatusUnauthorized
+	case errors.As(err, &later):
+		var seconds int
+		status, seconds = later.Later()
+		if code = connect.CodeResourceExhausted; status == http.StatusServiceUnavailable {
+			code = connect.CodeUnavailable
+		}
+		w.Header().Set("Retry-After", strconv.Itoa(seconds))
 	case errors.Is(err, auth.ErrDenied):
-		code = connect.CodePermissionDenied
+		code, status = connect.CodePermissionDenied, http.StatusForbidden
+	default:
+		c.Log.Error("a call was not decided", "path", r.URL.Path, "from", r.RemoteAddr, "error", err)
+		err = errUndecided
 	}
 	if err := connect.NewErrorWriter().Write(w, r, connect.NewError(code, err)); err != nil {
-		http.Error(w, code.String(), http.StatusUnauthorized)
+		http.Error(w, code.String(), status)
 	}
 }
 

@@ -33,7 +33,14 @@ func (e *ChallengeError) Challenge() string { return e.challenge }
 
 // ErrDenied is wrapped when somebody who is known may not do a thing. It
 // becomes 403.
-var ErrDenied = errors.New("not allowed")
+var ErrDenied error = denial{}
+
+type denial struct{}
+
+func (denial) Error() string { return "not allowed" }
+
+// Denied tells the registry that this is a refusal, not a fault.
+func (denial) Denied() bool { return true }
 
 // errNoLogin is the cause when a request carries no credentials at all.
 var errNoLogin = errors.New("no login was sent")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"time"
 )
@@ -14,6 +15,11 @@ type LimitError struct{ After time.Duration }
 // Error says what to do.
 func (e *LimitError) Error() string {
 	return fmt.Sprintf("too many failed logins: try again in %v", e.After.Round(time.Second))
+}
+
+// Later is the status of the answer and the seconds after which to try again.
+func (e *LimitError) Later() (status, seconds int) {
+	return http.StatusTooManyRequests, int(math.Ceil(e.After.Seconds()))
 }
 
 // Login checks a user name and password that came with r. The error wraps

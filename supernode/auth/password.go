@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,7 +48,14 @@ const (
 )
 
 // errBusy is returned when too many logins wait already.
-var errBusy = errors.New("too many logins at once")
+var errBusy error = busy{}
+
+type busy struct{}
+
+func (busy) Error() string { return "too many logins at once" }
+
+// Later is the status of the answer and the seconds after which to try again.
+func (busy) Later() (status, seconds int) { return http.StatusServiceUnavailable, 5 }
 
 // passwords hashes and compares, a few at once.
 type passwords struct {

@@ -121,10 +121,12 @@ func (a *Auth) CreateProject(ctx context.Context, by User, name string, s Settin
 // ensureProject makes the project that a system administrator pushes into.
 func (a *Auth) ensureProject(ctx context.Context, by User, name string) error {
 	_, err := a.CreateProject(ctx, by, name, Settings{})
-	if errors.Is(err, ErrProjectExists) {
+	switch {
+	case errors.Is(err, ErrProjectExists):
 		return nil
-	}
-	if err == nil {
+	case errors.Is(err, ErrInvalid):
+		return fmt.Errorf("%w: %w", ErrDenied, err)
+	case err == nil:
 		a.cfg.Log.InfoContext(ctx, "a push made its project", "project", name, "user", by.Name)
 	}
 	return err

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -232,6 +231,12 @@ func (a *Auth) RevokeRefresh(ctx context.Context, refreshToken string) error {
 	return nil
 }
 
+// tellLater sets when to try again.
+func tellLater(w http.ResponseWriter, err interface{ Later() (status, seconds int) }) {
+	_, seconds := err.Later()
+	w.Header().Set("Retry-After", strconv.Itoa(seconds))
+}
+
 // WriteError answers with an error of this package in the OCI error format.
 func (a *Auth) WriteError(w http.ResponseWriter, r *http.Request, err error) {
 	var challenge *ChallengeError
@@ -245,10 +250,10 @@ func (a *Auth) WriteError(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="shoal"`)
 		writeError(w, http.StatusUnauthorized, "UNAUTHORIZED", err.Error())
 	case errors.As(err, &limited):
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(limited.After.Seconds()))))
+		tellLater(w, limited)
 		writeError(w, http.StatusTooManyRequests, "TOOMANYREQUESTS", err.Error())
 	case errors.Is(err, errBusy):
-		w.Header().Set("Retry-After", "5")
+		tellLater(w, busy{})
 		writeError(w, http.StatusServiceUnavailable, "UNKNOWN", err.Error()+": try again in some seconds")
 	case errors.As(err, &request):
 		writeError(w, http.StatusBadRequest, "UNSUPPORTED", err.Error())

@@ -29,6 +29,7 @@ const (
 	codeUnsupported         = "UNSUPPORTED"
 	codeTagInvalid          = "TAG_INVALID"
 	codePaginationInvalid   = "PAGINATION_NUMBER_INVALID"
+	codeTooMany             = "TOOMANYREQUESTS"
 	codeUnknown             = "UNKNOWN"
 )
 
@@ -58,13 +59,22 @@ func clientGone(err error) error {
 // authError makes an Authorizer's error an answer.
 func authError(err error) error {
 	var challenge interface{ Challenge() string }
-	if errors.As(err, &challenge) {
+	var denied interface{ Denied() bool }
+	var later interface{ Later() (status, seconds int) }
+	switch {
+	case errors.As(err, &challenge):
 		return &Error{Status: http.StatusUnauthorized, Code: codeUnauthorized,
 			Message: "log in first, or use a token that covers this: " + err.Error(),
 			Header:  http.Header{"Www-Authenticate": {challenge.Challenge()}}}
+	case errors.As(err, &denied):
+		return &Error{Status: http.StatusForbidden, Code: codeDenied,
+			Message: "you may not do this; ask an administrator for the right", cause: err}
+	case errors.As(err, &later):
+		status, seconds := later.Later()
+		return &Error{Status: status, Code: codeTooMany, Message: err.Error(), cause: err,
+			Header: http.Header{"Retry-After": {strconv.Itoa(seconds)}}}
 	}
-	return &Error{Status: http.StatusForbidden, Code: codeDenied,
-		Message: "you may not do this; ask an administrator for the right", cause: err}
+	return fmt.Errorf("decide who may do this: %w", err)
 }
 
 // writeError answers with an error, as far as nothing was answered yet.

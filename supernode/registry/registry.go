@@ -22,7 +22,9 @@ import (
 // belongs to the one who began it.
 //
 // An error that has a method Challenge() string becomes 401 with that
-// WWW-Authenticate header, any other 403.
+// WWW-Authenticate header; one with Denied() bool 403; one with Later(), which
+// gives a status and the seconds after which to try again, that status with
+// Retry-After. Any other is a fault of this side and becomes 500.
 type Authorizer interface {
 	Authorize(r *http.Request, repository string, actions ...string) (subject string, err error)
 	// Readable tells which repositories a subject that Authorize named may pull

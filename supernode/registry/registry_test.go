@@ -45,6 +45,10 @@ type challenge struct{}
 func (challenge) Error() string     { return "who are you?" }
 func (challenge) Challenge() string { return `Bearer realm="/token"` }
 
+type refusal struct{ error }
+
+func (refusal) Denied() bool { return true }
+
 func (a rights) Authorize(r *http.Request, repository string, actions ...string) (string, error) {
 	user, _, ok := r.BasicAuth()
 	if !ok {
@@ -52,7 +56,7 @@ func (a rights) Authorize(r *http.Request, repository string, actions ...string)
 	}
 	for _, action := range actions {
 		if !strings.Contains(a[user+" "+repository], action) {
-			return "", fmt.Errorf("%s may not %s %s", user, action, repository)
+			return "", refusal{fmt.Errorf("%s may not %s %s", user, action, repository)}
 		}
 	}
 	return user, nil
