@@ -43,7 +43,13 @@ func (d *projectsDouble) CreateRobot(_ context.Context, r *connect.Request[shoal
 // command line.
 func loggedIn(t *testing.T, d *projectsDouble) func(line string) (status int, out, errOut string) {
 	t.Helper()
-	path, handler := shoalv1connect.NewProjectServiceHandler(d)
+	return loggedInTo(t, func() (string, http.Handler) { return shoalv1connect.NewProjectServiceHandler(d) })
+}
+
+// loggedInTo is loggedIn for any service.
+func loggedInTo(t *testing.T, service func() (string, http.Handler)) func(line string) (status int, out, errOut string) {
+	t.Helper()
+	path, handler := service()
 	mux := http.NewServeMux()
 	mux.Handle("/api"+path, http.StripPrefix("/api", handler))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

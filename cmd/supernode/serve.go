@@ -196,15 +196,15 @@ func (h *house) keepHouse(ctx context.Context) error {
 		var err error
 		select {
 		case <-ctx.Done():
-			return nil
+			return h.registry.NotePulls(context.WithoutCancel(ctx))
 		case now := <-sweep.C:
 			h.tracker.Sweep(now)
 			h.grants.Sweep()
-			err = h.auth.Sweep(ctx)
+			err = errors.Join(h.auth.Sweep(ctx), h.registry.NotePulls(ctx))
 		case <-renewal.C:
 			err = h.renewOwn()
 		case <-garbage:
-			_, err = h.registry.GC(ctx)
+			_, err = h.api.Collect(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
 			h.log.Error("housekeeping failed; it is tried again", "error", err)

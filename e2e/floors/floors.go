@@ -47,6 +47,7 @@ var floor = map[string]int{
 	"pkg/telemetry":         20,
 	"supernode/meta":        20,
 	"supernode/objects":     20,
+	"supernode/retention":   20,
 
 	"pkg/fetch":  30,
 	"pkg/mirror": 31,

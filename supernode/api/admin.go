@@ -208,7 +208,7 @@ func (s adminService) prewarm(ctx context.Context, name string, image blob.Image
 }
 
 func (s adminService) CollectGarbage(ctx context.Context, _ *connect.Request[shoalv1.CollectGarbageRequest]) (*connect.Response[shoalv1.CollectGarbageResponse], error) {
-	report, err := s.Registry.GC(ctx)
+	report, err := s.Collect(ctx)
 	if err != nil {
 		return nil, coded(err)
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/shoalproject/shoal/supernode/fleet"
 	"github.com/shoalproject/shoal/supernode/meta"
 	"github.com/shoalproject/shoal/supernode/registry"
+	"github.com/shoalproject/shoal/supernode/retention"
 	"github.com/shoalproject/shoal/supernode/seed"
 	"github.com/shoalproject/shoal/supernode/tracker"
 )
@@ -100,12 +101,14 @@ func (c Config) routes() ([]route, error) {
 	_, join := shoalv1connect.NewJoinServiceHandler(joinService{c}, connect.WithReadMaxBytes(maxJoin))
 	_, admin := shoalv1connect.NewAdminServiceHandler(adminService{c}, connect.WithReadMaxBytes(maxMessage))
 	_, projects := shoalv1connect.NewProjectServiceHandler(projectService{c}, connect.WithReadMaxBytes(maxMessage))
+	_, rules := shoalv1connect.NewRetentionServiceHandler(retentionService{c}, connect.WithReadMaxBytes(maxMessage))
 	_, users := shoalv1connect.NewUserServiceHandler(userService{c}, connect.WithReadMaxBytes(maxMessage))
 	out := []route{
 		{"/v2/", c.Registry},
 		{"POST /api/shoal.v1.JoinService/", http.StripPrefix("/api", join)},
 		{"/api/shoal.v1.AdminService/", http.StripPrefix("/api", c.adminsOnly(admin))},
 		{"/api/shoal.v1.ProjectService/", http.StripPrefix("/api", c.usersOnly(projects))},
+		{"/api/shoal.v1.RetentionService/", http.StripPrefix("/api", c.usersOnly(rules))},
 		{"/api/shoal.v1.UserService/", http.StripPrefix("/api", c.usersOnly(users))},
 		{"/token", http.HandlerFunc(c.Auth.ServeToken)},
 		{"GET /.well-known/jwks.json", http.HandlerFunc(c.Auth.ServeJWKS)},
@@ -198,7 +201,7 @@ func coded(err error) error {
 	var oci *registry.Error
 	var limit *auth.LimitError
 	switch {
-	case errors.Is(err, auth.ErrInvalid):
+	case errors.Is(err, auth.ErrInvalid), errors.Is(err, retention.ErrInvalid):
 		code = connect.CodeInvalidArgument
 	case errors.Is(err, auth.ErrUserExists), errors.Is(err, auth.ErrProjectExists), errors.Is(err, auth.ErrRobotExists):
 		code = connect.CodeAlreadyExists
@@ -210,7 +213,7 @@ func coded(err error) error {
 		code = connect.CodeResourceExhausted
 	case errors.Is(err, auth.ErrJoin), errors.Is(err, auth.ErrRevoked), errors.Is(err, auth.ErrDenied), errors.Is(err, fetch.ErrDenied):
 		code = connect.CodePermissionDenied
-	case errors.Is(err, auth.ErrNoProject), errors.Is(err, auth.ErrNoUser), errors.Is(err, auth.ErrNoRobot), errors.Is(err, auth.ErrNoNode), errors.Is(err, fleet.ErrNoHosts), errors.Is(err, fetch.ErrNotFound),
+	case errors.Is(err, auth.ErrNoProject), errors.Is(err, auth.ErrNoUser), errors.Is(err, auth.ErrNoRobot), errors.Is(err, auth.ErrNoRule), errors.Is(err, auth.ErrNoNode), errors.Is(err, fleet.ErrNoHosts), errors.Is(err, fetch.ErrNotFound),
 		errors.Is(err, seed.ErrUnknownUpstream), errors.As(err, &oci) && oci.Status == http.StatusNotFound:
 		code = connect.CodeNotFound
 	case errors.Is(err, fetch.ErrUnavailable):

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/shoalproject/shoal/supernode/meta"
+	"github.com/shoalproject/shoal/supernode/retention"
 )
 
 const (
@@ -32,6 +33,8 @@ var (
 	ErrProjectHolds = errors.New("the project still holds images")
 	// ErrInvalid is wrapped when a name or a setting cannot be taken.
 	ErrInvalid = errors.New("not valid")
+	// ErrNoRule is wrapped when a project has no such retention rule.
+	ErrNoRule = errors.New("no rule is about these repositories; look at them with 'dfget project retention show'")
 )
 
 // Settings are what a project's admins decide; the quota is the system
@@ -47,6 +50,9 @@ type Settings struct {
 	// QuotaBytes bounds what the project holds, each digest counted once; 0 is
 	// no limit.
 	QuotaBytes int64 `json:"quota_bytes,omitempty"`
+	// Retention lets tags go that none of the rules keeps. Without rules all
+	// stay.
+	Retention []retention.Rule `json:"retention,omitempty"`
 }
 
 // Project is all repositories whose first path element is its name.
@@ -194,7 +200,7 @@ func (s Settings) check() error {
 			return fmt.Errorf("the pattern %.150q of immutable tags is %w: use * ? [a-z] as in v*, at most %d bytes", pattern, ErrInvalid, maxPattern)
 		}
 	}
-	return nil
+	return checkRetention(s.Retention)
 }
 
 // DeleteProject removes a project that holds no images, with its members and

@@ -74,7 +74,7 @@ func (g *Registry) deleteManifest(ctx context.Context, repository string, d blob
 // planDelete plans the removal of a manifest, or of the first of its tags
 // when these are too many for one commit: then done is false. unless may
 // call the removal off after it saw the record.
-func (g *Registry) planDelete(ctx context.Context, repository string, d blob.Digest, unless func(manifestRecord) bool) (c *change, done bool, err error) {
+func (g *Registry) planDelete(ctx context.Context, repository string, d blob.Digest, unless func(manifestRecord) (bool, error)) (c *change, done bool, err error) {
 	c = &change{}
 	record, known, err := get[manifestRecord](ctx, g.Meta, keyManifest(repository, d))
 	if err != nil {
@@ -83,8 +83,10 @@ func (g *Registry) planDelete(ctx context.Context, repository string, d blob.Dig
 	if known == 0 {
 		return nil, false, errManifestUnknown(string(d))
 	}
-	if unless != nil && unless(record) {
-		return c, true, nil
+	if unless != nil {
+		if off, err := unless(record); off || err != nil {
+			return c, true, err
+		}
 	}
 	// A tag that is set from here on writes the manifest's record.
 	c.compare(keyManifest(repository, d), known)
@@ -101,7 +103,8 @@ func (g *Registry) planDelete(ctx context.Context, repository string, d blob.Dig
 		return c, false, nil
 	}
 	c.held = &holding{repository: repository, digest: d, size: record.Size, gone: true}
-	c.write(meta.Delete(keyManifest(repository, d)), meta.Delete(keyHeldManifest(d, repository)))
+	c.write(meta.Delete(keyManifest(repository, d)), meta.Delete(keyHeldManifest(d, repository)),
+		meta.Delete(keyPulled(repository, d)), meta.Delete(keySpent(repository, d)))
 	if record.Subject != "" {
 		c.write(meta.Delete(keyReferrers(repository, record.Subject) + string(d)))
 	}

@@ -15,7 +15,7 @@ import (
 // GCReport counts what a collection took away.
 type GCReport struct {
 	Uploads   int   // sessions and half-written objects that rested too long
-	Manifests int   // untagged manifests (Config.UntaggedTTL)
+	Manifests int   // untagged manifests (Config.UntaggedTTL, Retain)
 	Links     int   // blobs that a repository held for nothing
 	Blobs     int   // digests that no repository holds any more
 	Objects   int   // objects deleted
@@ -41,6 +41,7 @@ func (g *Registry) GC(ctx context.Context) (GCReport, error) {
 		{"trash", g.emptyTrash},
 		{"orphans", g.collectOrphans},
 		{"leases and tombstones", g.collectExpired},
+		{"pulls", func(ctx context.Context, _ *GCReport) error { return g.forgetPulls(ctx) }},
 		{"log", g.trimLog},
 	}
 	for _, step := range steps {
@@ -116,6 +117,11 @@ func (g *Registry) collectRepositories(ctx context.Context, report *GCReport) er
 				return err
 			}
 		}
+		spent, err := g.collectSpent(ctx, repository.Name)
+		if err != nil {
+			return err
+		}
+		report.Manifests += spent
 		if err := g.collectLinks(ctx, repository.Name, report); err != nil {
 			return err
 		}
@@ -203,17 +209,9 @@ func (g *Registry) collectLink(ctx context.Context, start time.Time, repository 
 // index, and no subject that stays.
 func (g *Registry) collectUntagged(ctx context.Context, repository string, report *GCReport) error {
 	start := g.Now()
-	manifests := map[blob.Digest]manifestRecord{}
-	for v, err := range meta.Scan(ctx, g.Meta, keyManifest(repository, "")) {
-		var record manifestRecord
-		if err == nil {
-			err = decode(v, &record)
-		}
-		if err != nil {
-			return err
-		}
-		_, name := splitWithin(v.Key)
-		manifests[blob.Digest(name)] = record
+	manifests, err := g.manifestsOf(ctx, repository)
+	if err != nil {
+		return err
 	}
 	var roots []blob.Digest
 	for tag, err := range g.Tags(ctx, repository) {
@@ -230,35 +228,63 @@ func (g *Registry) collectUntagged(ctx context.Context, repository string, repor
 		}
 	}
 	for _, d := range unreached(manifests, roots) {
-		deleted := false
-		err := g.journal.try(ctx, func() (*change, error) {
-			ran, leased, err := g.leaseAsOf(ctx, start, repository, d)
-			if err != nil {
-				return nil, err
-			}
-			c, done, err := g.planDelete(ctx, repository, d, func(m manifestRecord) bool {
-				return !old(m) || ran
-			})
-			if err != nil {
-				return nil, err
-			}
-			c.compare(keyLease(repository, d), leased)
-			deleted = done && len(c.ops) > 0
-			return c, nil
-		})
-		if isNotFound(err) {
-			continue
-		}
+		deleted, err := g.collectManifest(ctx, start, repository, d, func(m manifestRecord) (bool, error) { return !old(m), nil })
 		if errors.Is(err, errHeldUp) {
 			return nil
 		}
-		if skip, err := unlessOvertaken(err); err != nil {
+		if err != nil {
 			return err
-		} else if !skip && deleted {
+		}
+		if deleted {
 			report.Manifests++
 		}
 	}
 	return nil
+}
+
+// manifestsOf are all manifests of a repository.
+func (g *Registry) manifestsOf(ctx context.Context, repository string) (map[blob.Digest]manifestRecord, error) {
+	manifests := map[blob.Digest]manifestRecord{}
+	for v, err := range meta.Scan(ctx, g.Meta, keyManifest(repository, "")) {
+		var record manifestRecord
+		if err == nil {
+			err = decode(v, &record)
+		}
+		if err != nil {
+			return nil, err
+		}
+		_, name := splitWithin(v.Key)
+		manifests[blob.Digest(name)] = record
+	}
+	return manifests, nil
+}
+
+// collectManifest deletes a manifest to which no way led at start, unless it
+// had a lease then or spared says so now. Its error may be errHeldUp.
+func (g *Registry) collectManifest(ctx context.Context, start time.Time, repository string, d blob.Digest, spared func(manifestRecord) (bool, error)) (deleted bool, err error) {
+	err = g.journal.try(ctx, func() (*change, error) {
+		ran, leased, err := g.leaseAsOf(ctx, start, repository, d)
+		if err != nil {
+			return nil, err
+		}
+		c, done, err := g.planDelete(ctx, repository, d, func(m manifestRecord) (bool, error) {
+			if ran {
+				return true, nil
+			}
+			return spared(m)
+		})
+		if err != nil {
+			return nil, err
+		}
+		c.compare(keyLease(repository, d), leased)
+		deleted = done && len(c.ops) > 0
+		return c, nil
+	})
+	if isNotFound(err) {
+		return false, nil
+	}
+	skip, err := unlessOvertaken(err)
+	return deleted && !skip && err == nil, err
 }
 
 // unreached are the manifests to which no way leads from the roots: from an

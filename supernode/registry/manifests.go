@@ -58,6 +58,7 @@ func (g *Registry) getManifest(w http.ResponseWriter, q *request) error {
 	if found == 0 {
 		return errManifestUnknown(q.reference())
 	}
+	g.notePull(ctx, q.repository, d)
 	// The same statement about the digest: this repository has it.
 	if err := g.attachTagRecord(w, q, string(d), tagRecord{Digest: d, MediaType: record.MediaType, Size: record.Size}); err != nil {
 		return err

@@ -74,7 +74,8 @@ type Registry struct {
 	Config
 	journal   *journal
 	gc        sync.Mutex // one collection at a time
-	inlineMap int        // maxInlineMap, but in tests
+	pulls     pulls
+	inlineMap int // maxInlineMap, but in tests
 }
 
 // maxBlobBytes is where the saved hashes of an upload session still fit one
