@@ -42,6 +42,8 @@ func (o *orders) handle(ctx context.Context, order *shoalv1.Order) {
 		if o.agent.dht != nil {
 			o.agent.dht.Drop(what.Revoked.PeerIds...)
 		}
+	case *shoalv1.Order_Renew:
+		o.agent.line.RenewSoon()
 	case *shoalv1.Order_Prewarm:
 		o.wait.Go(func() {
 			select {

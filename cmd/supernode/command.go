@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -34,7 +35,7 @@ func command(out, errOut io.Writer) *cobra.Command {
 	root.SetOut(out)
 	root.SetErr(errOut)
 	settings.Root(root)
-	root.AddCommand(serveCommand(), configCommand(), joinTokenCommand(), gcCommand(), verifyCommand(), backupCommand(), versionCommand())
+	root.AddCommand(serveCommand(), configCommand(), joinTokenCommand(), gcCommand(), verifyCommand(), backupCommand(), rotateKeysCommand(), versionCommand())
 	return root
 }
 
@@ -78,13 +79,25 @@ func configCommand() *cobra.Command {
 	return cmd
 }
 
-// admin speaks to the supernode that serves from this data folder.
-func admin(data string) (shoalv1connect.AdminServiceClient, error) {
+// socket finds the supernode that serves from this data folder.
+func socket(data string) (*http.Client, error) {
 	path := filepath.Join(data, adminSocket)
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("no supernode serves from %s (%s is not there); start 'supernode serve', or name its folder with --data", data, path)
 	}
-	return shoalv1connect.NewAdminServiceClient(control.Socket(path), "http://supernode/api"), nil
+	return control.Socket(path), nil
+}
+
+// socketBase is where the services of the socket are.
+const socketBase = "http://supernode/api"
+
+// admin speaks to the supernode that serves from this data folder.
+func admin(data string) (shoalv1connect.AdminServiceClient, error) {
+	client, err := socket(data)
+	if err != nil {
+		return nil, err
+	}
+	return shoalv1connect.NewAdminServiceClient(client, socketBase), nil
 }
 
 func dataFlag(cmd *cobra.Command, data *string) {

@@ -143,7 +143,7 @@ func (h *house) openGate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tokenKey, err := identity.LoadOrCreateTokenKey(keys)
+	tokenKeys, err := openTokenKeys(keys)
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func (h *house) openGate(ctx context.Context) error {
 		scheme = "http"
 	}
 	h.auth, err = auth.New(ctx, auth.Config{
-		Meta: h.meta, TokenKey: tokenKey, MemberKey: memberKey, IDC: h.config.IDC,
+		Meta: h.meta, TokenKeys: tokenKeys, KeepKeys: keepTokenKeys(keys), OnKeys: h.tellKeys, MemberKey: memberKey, IDC: h.config.IDC,
 		Issuer: "shoal/" + h.key.PeerID().String(), Service: "shoal-registry",
 		ExternalURL: scheme + "://" + h.config.names()[0], PublicNames: h.config.names(), CASHA256: pin,
 		OnRevoke: h.revoked, Now: time.Now, Log: h.log,

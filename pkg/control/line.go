@@ -37,7 +37,7 @@ type Line struct {
 	client *http.Client
 	back   func(context.Context, *shoalv1.Welcome) (*shoalv1.Welcome, error)
 	log    *slog.Logger
-	again  chan struct{} // holds a word when the line is open again
+	again  chan struct{} // holds a word when there may be news to renew for
 
 	mu        sync.Mutex
 	opened    bool             // it was open once; guarded by mu
@@ -130,12 +130,17 @@ func (l *Line) answered(base string, up bool) {
 	}
 	l.first = base[len("https://"):]
 	if l.opened {
-		select {
-		case l.again <- struct{}{}:
-		default:
-		}
+		l.RenewSoon()
 	}
 	l.opened = true
+}
+
+// RenewSoon has KeepRenewed renew within half a minute.
+func (l *Line) RenewSoon() {
+	select {
+	case l.again <- struct{}{}:
+	default:
+	}
 }
 
 // Renew asks for a new membership once, over the line or else by a return,
@@ -180,8 +185,8 @@ func (l *Line) take(w *shoalv1.Welcome) error {
 }
 
 // KeepRenewed renews now, whenever half of the membership's life is over, and
-// within half a minute of the line's being open again: a supernode that was
-// restarted may name other upstreams and keys. heard gets each new welcome.
+// within half a minute of RenewSoon and of the line's being open again: a
+// supernode that was restarted may name other upstreams and keys. heard gets each new welcome.
 // It returns when ctx ends.
 func (l *Line) KeepRenewed(ctx context.Context, now func() time.Time, heard func(*shoalv1.Welcome)) {
 	due := time.Now()

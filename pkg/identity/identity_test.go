@@ -91,13 +91,13 @@ func TestThreat20TwoInstallsDiffer(t *testing.T) {
 	one, two := t.TempDir(), t.TempDir()
 	k1, err1 := LoadOrCreateMemberKey(one)
 	k2, err2 := LoadOrCreateMemberKey(two)
-	t1, err3 := LoadOrCreateTokenKey(one)
+	t1, err3 := LoadOrCreateTokenKeys(one)
 	ca1, err4 := LoadOrCreateCA(one)
 	ca2, err5 := LoadOrCreateCA(two)
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		t.Fatal(err)
 	}
-	if k1.Equal(k2) || k1.Equal(t1) || ca1.Fingerprint() == ca2.Fingerprint() {
+	if k1.Equal(k2) || k1.Equal(t1[0].Private) || ca1.Fingerprint() == ca2.Fingerprint() {
 		t.Fatal("two installs, or two uses, share a secret")
 	}
 }

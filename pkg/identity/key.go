@@ -67,16 +67,6 @@ func LoadOrCreateMemberKey(dir string) (ed25519.PrivateKey, error) {
 	return private, nil
 }
 
-// LoadOrCreateTokenKey reads the key that signs registry tokens from
-// dir/token.key, or makes it there, durably and with mode 0600.
-func LoadOrCreateTokenKey(dir string) (ed25519.PrivateKey, error) {
-	private, err := loadOrCreateEd25519(filepath.Join(dir, "token.key"))
-	if err != nil {
-		return nil, fmt.Errorf("token key: %w", err)
-	}
-	return private, nil
-}
-
 // PeerID is the libp2p peer ID, which holds the public key itself.
 func (k *Key) PeerID() peer.ID { return k.id }
 

@@ -29,19 +29,19 @@ type claims struct {
 
 // Issuer signs tokens for one audience.
 type Issuer struct {
-	key             ed25519.PrivateKey
-	kid             string
+	keys            *Ring
 	issuer, service string
 	now             func() time.Time
 }
 
-// NewIssuer makes an issuer that names itself issuer and makes tokens for
-// service alone.
+// NewIssuer makes an issuer of one key that names itself issuer and makes
+// tokens for service alone.
 func NewIssuer(key ed25519.PrivateKey, issuer, service string, now func() time.Time) (*Issuer, error) {
-	if len(key) != ed25519.PrivateKeySize || issuer == "" || service == "" {
-		return nil, fmt.Errorf("token issuer: a key of %d bytes, issuer %q, service %q: all three are needed", len(key), issuer, service)
+	ring, err := NewRing(SigningKey{Private: key})
+	if err != nil {
+		return nil, fmt.Errorf("token issuer: %w", err)
 	}
-	return &Issuer{key: key, kid: KeyID(key.Public().(ed25519.PublicKey)), issuer: issuer, service: service, now: now}, nil
+	return ring.Issuer(issuer, service, now)
 }
 
 // Issue signs a token for subject with exactly this access, good for ttl.
@@ -73,8 +73,9 @@ func (i *Issuer) Issue(subject string, access []Access, ttl time.Duration) (stri
 		},
 		Access: access,
 	})
-	t.Header["kid"] = i.kid
-	raw, err := t.SignedString(i.key)
+	key := i.keys.signer(now)
+	t.Header["kid"] = key.ID()
+	raw, err := t.SignedString(key.Private)
 	if err != nil {
 		return "", fmt.Errorf("sign a token for %q: %w", subject, err)
 	}
@@ -90,5 +91,5 @@ func (i *Issuer) Service() string { return i.service }
 // Name is the issuer's own name, the iss claim.
 func (i *Issuer) Name() string { return i.issuer }
 
-// JWKS is the public half of the key as a JWK set.
-func (i *Issuer) JWKS() []byte { return EncodeJWKS(i.key.Public().(ed25519.PublicKey)) }
+// JWKS is the public halves of the keys as a JWK set.
+func (i *Issuer) JWKS() []byte { return i.keys.JWKS() }

@@ -321,7 +321,7 @@ func TestVerifierUpdate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	both := EncodeJWKS(h.key.Public().(ed25519.PublicKey), next.key.Public().(ed25519.PublicKey))
+	both := EncodeJWKS(h.key.Public().(ed25519.PublicKey), next.keys.Keys()[0].Private.Public().(ed25519.PublicKey))
 	if err := h.verifier.Update(both); err != nil {
 		t.Fatal(err)
 	}

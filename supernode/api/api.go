@@ -20,6 +20,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/fetch"
 	"github.com/shoalproject/shoal/pkg/identity"
 	"github.com/shoalproject/shoal/pkg/telemetry"
+	"github.com/shoalproject/shoal/pkg/token"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
 	"github.com/shoalproject/shoal/supernode/auth"
@@ -152,8 +153,10 @@ func Members(c Config) http.Handler {
 // Admin is the handler of the socket in the data folder, whose file mode is
 // the login.
 func Admin(c Config) http.Handler {
-	_, admin := shoalv1connect.NewAdminServiceHandler(adminService{c}, connect.WithReadMaxBytes(maxMessage))
-	return http.StripPrefix("/api", admin)
+	mux := http.NewServeMux()
+	mux.Handle(shoalv1connect.NewAdminServiceHandler(adminService{c}, connect.WithReadMaxBytes(maxMessage)))
+	mux.Handle(shoalv1connect.NewKeyServiceHandler(keyService{c}, connect.WithReadMaxBytes(maxMessage)))
+	return http.StripPrefix("/api", mux)
 }
 
 func (c Config) adminsOnly(next http.Handler) http.Handler {
@@ -205,7 +208,7 @@ func coded(err error) error {
 		code = connect.CodeInvalidArgument
 	case errors.Is(err, auth.ErrUserExists), errors.Is(err, auth.ErrProjectExists), errors.Is(err, auth.ErrRobotExists):
 		code = connect.CodeAlreadyExists
-	case errors.Is(err, auth.ErrProjectHolds), errors.Is(err, auth.ErrLastAdmin):
+	case errors.Is(err, auth.ErrProjectHolds), errors.Is(err, auth.ErrLastAdmin), errors.Is(err, auth.ErrRotating), errors.Is(err, token.ErrRotating):
 		code = connect.CodeFailedPrecondition
 	case errors.Is(err, auth.ErrLogin):
 		code = connect.CodePermissionDenied

@@ -23,6 +23,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/identity"
 	"github.com/shoalproject/shoal/pkg/swarm"
 	"github.com/shoalproject/shoal/pkg/telemetry"
+	"github.com/shoalproject/shoal/pkg/token"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
 	"github.com/shoalproject/shoal/supernode/auth"
@@ -88,7 +89,7 @@ func newFront(t *testing.T) *front {
 	}
 	log := slog.New(slog.DiscardHandler)
 	memberKey, err := identity.LoadOrCreateMemberKey(t.TempDir())
-	tokenKey, err2 := identity.LoadOrCreateTokenKey(t.TempDir())
+	tokenKeys, err2 := token.NewRing(token.SigningKey{Private: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))})
 	store, err3 := meta.OpenBolt(filepath.Join(t.TempDir(), "meta.db"))
 	if err := errors.Join(err, err2, err3); err != nil {
 		t.Fatal(err)
@@ -106,7 +107,7 @@ func newFront(t *testing.T) *front {
 		Ready:  telemetry.Alive, Stopping: f.stopping, Now: f.now, Log: log,
 	}
 	f.Auth, err = auth.New(t.Context(), auth.Config{
-		Meta: store, TokenKey: tokenKey, MemberKey: memberKey, IDC: "here", Issuer: "shoal/here", Service: "shoal-registry",
+		Meta: store, TokenKeys: tokenKeys, MemberKey: memberKey, IDC: "here", Issuer: "shoal/here", Service: "shoal-registry",
 		ExternalURL: "http://" + names[0], PublicNames: names, OnRevoke: f.revoked, Now: f.now, Log: log,
 	})
 	if err != nil {

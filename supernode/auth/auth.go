@@ -35,7 +35,7 @@ type Store interface {
 // Config is what an Auth is made of.
 type Config struct {
 	Meta      Store
-	TokenKey  ed25519.PrivateKey // signs registry and API tokens
+	TokenKeys *token.Ring        // sign registry and API tokens
 	MemberKey ed25519.PrivateKey // signs memberships
 	IDC       string             // whose members nodes become
 	Issuer    string             // iss of tokens
@@ -49,6 +49,12 @@ type Config struct {
 	CASHA256 [sha256.Size]byte
 	// OnRevoke is told of nodes that were turned away. May be nil.
 	OnRevoke func(peerIDs ...string)
+	// KeepKeys keeps the token keys, all of them, before they are used. May be
+	// nil where they never change.
+	KeepKeys func([]token.SigningKey) error
+	// OnKeys is told when others must hear of the token keys again, after that
+	// JWKS has them. May be nil.
+	OnKeys func()
 	// Audit is told of logins, sessions and changes of credentials. May be nil.
 	Audit func(context.Context, Deed)
 	Now   func() time.Time
@@ -68,6 +74,8 @@ type Auth struct {
 	limits    *limits
 	crossSite *http.CrossOriginProtection
 
+	rotating sync.Mutex // held while the token keys change
+
 	mu       sync.Mutex
 	revoked  map[string]struct{}  // peer IDs; guarded by mu
 	lastSeen map[string]time.Time // known nodes only; guarded by mu
@@ -75,6 +83,9 @@ type Auth struct {
 
 // New makes the gate and reads from meta which nodes were turned away.
 func New(ctx context.Context, cfg Config) (*Auth, error) {
+	if cfg.TokenKeys == nil {
+		return nil, errors.New("auth: TokenKeys are needed")
+	}
 	if cfg.Meta == nil || cfg.Now == nil || cfg.Log == nil || cfg.IDC == "" || len(cfg.MemberKey) != ed25519.PrivateKeySize {
 		return nil, errors.New("auth: Meta, Now, Log, IDC and MemberKey are all needed")
 	}
@@ -105,7 +116,7 @@ func New(ctx context.Context, cfg Config) (*Auth, error) {
 }
 
 func tokenPair(cfg Config, service string) (*token.Issuer, *token.Verifier, error) {
-	issuer, err := token.NewIssuer(cfg.TokenKey, cfg.Issuer, service, cfg.Now)
+	issuer, err := cfg.TokenKeys.Issuer(cfg.Issuer, service, cfg.Now)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -114,7 +125,7 @@ func tokenPair(cfg Config, service string) (*token.Issuer, *token.Verifier, erro
 }
 
 // JWKS is the set of public keys by which others verify registry tokens.
-func (a *Auth) JWKS() []byte { return a.registry.JWKS() }
+func (a *Auth) JWKS() []byte { return a.cfg.TokenKeys.JWKS() }
 
 // ServeJWKS answers /.well-known/jwks.json.
 func (a *Auth) ServeJWKS(w http.ResponseWriter, _ *http.Request) {
@@ -122,9 +133,12 @@ func (a *Auth) ServeJWKS(w http.ResponseWriter, _ *http.Request) {
 	w.Write(a.JWKS()) //nolint:errcheck // a client that went away
 }
 
-// Sweep removes what has expired: sessions, refresh tokens, join tokens. Call
-// it now and then; nothing depends on when.
+// Sweep removes what has expired: sessions, refresh tokens, join tokens, token
+// keys. Call it every minute or so.
 func (a *Auth) Sweep(ctx context.Context) error {
+	if err := a.sweepKeys(); err != nil {
+		return err
+	}
 	for _, prefix := range []string{sessionPrefix, refreshPrefix, joinPrefix} {
 		from := ""
 		for {

@@ -46,9 +46,18 @@ func newKey(t testing.TB) ed25519.PrivateKey {
 	return key
 }
 
+func newRing(t testing.TB) *token.Ring {
+	t.Helper()
+	ring, err := token.NewRing(token.SigningKey{Private: newKey(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ring
+}
+
 func (g *gate) config() Config {
 	return Config{
-		Meta: g.store, TokenKey: newKey(g.t), MemberKey: newKey(g.t), IDC: "fra1", Issuer: "shoal fra1", Service: "shoal",
+		Meta: g.store, TokenKeys: newRing(g.t), MemberKey: newKey(g.t), IDC: "fra1", Issuer: "shoal fra1", Service: "shoal",
 		ExternalURL: "https://shoal.example.com:8001", PublicNames: []string{"registry.example.com", "10.0.0.1:8001"},
 		OnRevoke: func(ids ...string) { g.told = append(g.told, ids...) },
 		Now:      g.now, Log: slog.New(slog.NewTextHandler(&g.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -302,7 +311,7 @@ func TestJWKSIsServed(t *testing.T) {
 func TestConfigIsChecked(t *testing.T) {
 	g := &gate{t: t, store: meta.NewMemory()}
 	for name, change := range map[string]func(*Config){
-		"no store": func(c *Config) { c.Meta = nil }, "no member key": func(c *Config) { c.MemberKey = nil }, "no token key": func(c *Config) { c.TokenKey = nil },
+		"no store": func(c *Config) { c.Meta = nil }, "no member key": func(c *Config) { c.MemberKey = nil }, "no token key": func(c *Config) { c.TokenKeys = nil },
 		"no IDC": func(c *Config) { c.IDC = "" }, "no URL": func(c *Config) { c.ExternalURL = "" }, "URL without scheme": func(c *Config) { c.ExternalURL = "shoal:8001" },
 		"one audience for both": func(c *Config) { c.Service = APIService }, "no service": func(c *Config) { c.Service = "" },
 	} {

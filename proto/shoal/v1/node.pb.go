@@ -1197,6 +1197,7 @@ type Order struct {
 	//	*Order_Prewarm
 	//	*Order_Revoked
 	//	*Order_Idle
+	//	*Order_Renew
 	What          isOrder_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1273,6 +1274,15 @@ func (x *Order) GetIdle() *Idle {
 	return nil
 }
 
+func (x *Order) GetRenew() *Renew {
+	if x != nil {
+		if x, ok := x.What.(*Order_Renew); ok {
+			return x.Renew
+		}
+	}
+	return nil
+}
+
 type isOrder_What interface {
 	isOrder_What()
 }
@@ -1291,11 +1301,54 @@ type Order_Idle struct {
 	Idle *Idle `protobuf:"bytes,4,opt,name=idle,proto3,oneof"`
 }
 
+type Order_Renew struct {
+	Renew *Renew `protobuf:"bytes,6,opt,name=renew,proto3,oneof"`
+}
+
 func (*Order_Prewarm) isOrder_What() {}
 
 func (*Order_Revoked) isOrder_What() {}
 
 func (*Order_Idle) isOrder_What() {}
+
+func (*Order_Renew) isOrder_What() {}
+
+// Renew asks the node to renew soon: the welcome has changed.
+type Renew struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Renew) Reset() {
+	*x = Renew{}
+	mi := &file_shoal_v1_node_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Renew) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Renew) ProtoMessage() {}
+
+func (x *Renew) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_v1_node_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Renew.ProtoReflect.Descriptor instead.
+func (*Renew) Descriptor() ([]byte, []int) {
+	return file_shoal_v1_node_proto_rawDescGZIP(), []int{17}
+}
 
 type Idle struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1305,7 +1358,7 @@ type Idle struct {
 
 func (x *Idle) Reset() {
 	*x = Idle{}
-	mi := &file_shoal_v1_node_proto_msgTypes[17]
+	mi := &file_shoal_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1370,7 @@ func (x *Idle) String() string {
 func (*Idle) ProtoMessage() {}
 
 func (x *Idle) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_node_proto_msgTypes[17]
+	mi := &file_shoal_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1383,7 @@ func (x *Idle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Idle.ProtoReflect.Descriptor instead.
 func (*Idle) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_shoal_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 type Revoked struct {
@@ -1342,7 +1395,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_shoal_v1_node_proto_msgTypes[18]
+	mi := &file_shoal_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1407,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_node_proto_msgTypes[18]
+	mi := &file_shoal_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +1420,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_shoal_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Revoked) GetPeerIds() []string {
@@ -1397,7 +1450,7 @@ type Prewarm struct {
 
 func (x *Prewarm) Reset() {
 	*x = Prewarm{}
-	mi := &file_shoal_v1_node_proto_msgTypes[19]
+	mi := &file_shoal_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1462,7 @@ func (x *Prewarm) String() string {
 func (*Prewarm) ProtoMessage() {}
 
 func (x *Prewarm) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_node_proto_msgTypes[19]
+	mi := &file_shoal_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1475,7 @@ func (x *Prewarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prewarm.ProtoReflect.Descriptor instead.
 func (*Prewarm) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_shoal_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Prewarm) GetRegistry() string {
@@ -1487,7 +1540,7 @@ type ProgressRequest struct {
 
 func (x *ProgressRequest) Reset() {
 	*x = ProgressRequest{}
-	mi := &file_shoal_v1_node_proto_msgTypes[20]
+	mi := &file_shoal_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1552,7 @@ func (x *ProgressRequest) String() string {
 func (*ProgressRequest) ProtoMessage() {}
 
 func (x *ProgressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_node_proto_msgTypes[20]
+	mi := &file_shoal_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1565,7 @@ func (x *ProgressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgressRequest.ProtoReflect.Descriptor instead.
 func (*ProgressRequest) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_shoal_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ProgressRequest) GetOrderId() string {
@@ -1558,7 +1611,7 @@ type ProgressResponse struct {
 
 func (x *ProgressResponse) Reset() {
 	*x = ProgressResponse{}
-	mi := &file_shoal_v1_node_proto_msgTypes[21]
+	mi := &file_shoal_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1570,7 +1623,7 @@ func (x *ProgressResponse) String() string {
 func (*ProgressResponse) ProtoMessage() {}
 
 func (x *ProgressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_node_proto_msgTypes[21]
+	mi := &file_shoal_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1583,7 +1636,7 @@ func (x *ProgressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgressResponse.ProtoReflect.Descriptor instead.
 func (*ProgressResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_shoal_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 var File_shoal_v1_node_proto protoreflect.FileDescriptor
@@ -1692,13 +1745,15 @@ const file_shoal_v1_node_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1d\n" +
 	"\n" +
 	"swarm_addr\x18\x03 \x01(\tR\tswarmAddr\x12\x1b\n" +
-	"\tp2p_addrs\x18\x04 \x03(\tR\bp2pAddrs\"\xa3\x01\n" +
+	"\tp2p_addrs\x18\x04 \x03(\tR\bp2pAddrs\"\xcc\x01\n" +
 	"\x05Order\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12-\n" +
 	"\aprewarm\x18\x02 \x01(\v2\x11.shoal.v1.PrewarmH\x00R\aprewarm\x12-\n" +
 	"\arevoked\x18\x03 \x01(\v2\x11.shoal.v1.RevokedH\x00R\arevoked\x12$\n" +
-	"\x04idle\x18\x04 \x01(\v2\x0e.shoal.v1.IdleH\x00R\x04idleB\x06\n" +
-	"\x04what\"\x06\n" +
+	"\x04idle\x18\x04 \x01(\v2\x0e.shoal.v1.IdleH\x00R\x04idle\x12'\n" +
+	"\x05renew\x18\x06 \x01(\v2\x0f.shoal.v1.RenewH\x00R\x05renewB\x06\n" +
+	"\x04what\"\a\n" +
+	"\x05Renew\"\x06\n" +
 	"\x04Idle\"$\n" +
 	"\aRevoked\x12\x19\n" +
 	"\bpeer_ids\x18\x01 \x03(\tR\apeerIds\"\xb9\x01\n" +
@@ -1743,7 +1798,7 @@ func file_shoal_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_shoal_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_shoal_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_shoal_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_shoal_v1_node_proto_goTypes = []any{
 	(Announcement_State)(0),  // 0: shoal.v1.Announcement.State
 	(*JoinRequest)(nil),      // 1: shoal.v1.JoinRequest
@@ -1763,11 +1818,12 @@ var file_shoal_v1_node_proto_goTypes = []any{
 	(*ReportResponse)(nil),   // 15: shoal.v1.ReportResponse
 	(*WatchRequest)(nil),     // 16: shoal.v1.WatchRequest
 	(*Order)(nil),            // 17: shoal.v1.Order
-	(*Idle)(nil),             // 18: shoal.v1.Idle
-	(*Revoked)(nil),          // 19: shoal.v1.Revoked
-	(*Prewarm)(nil),          // 20: shoal.v1.Prewarm
-	(*ProgressRequest)(nil),  // 21: shoal.v1.ProgressRequest
-	(*ProgressResponse)(nil), // 22: shoal.v1.ProgressResponse
+	(*Renew)(nil),            // 18: shoal.v1.Renew
+	(*Idle)(nil),             // 19: shoal.v1.Idle
+	(*Revoked)(nil),          // 20: shoal.v1.Revoked
+	(*Prewarm)(nil),          // 21: shoal.v1.Prewarm
+	(*ProgressRequest)(nil),  // 22: shoal.v1.ProgressRequest
+	(*ProgressResponse)(nil), // 23: shoal.v1.ProgressResponse
 }
 var file_shoal_v1_node_proto_depIdxs = []int32{
 	3,  // 0: shoal.v1.JoinResponse.welcome:type_name -> shoal.v1.Welcome
@@ -1779,26 +1835,27 @@ var file_shoal_v1_node_proto_depIdxs = []int32{
 	8,  // 6: shoal.v1.Announcement.origin:type_name -> shoal.v1.Origin
 	12, // 7: shoal.v1.AnnounceResponse.neighbours:type_name -> shoal.v1.Neighbours
 	13, // 8: shoal.v1.Neighbours.peers:type_name -> shoal.v1.Neighbour
-	20, // 9: shoal.v1.Order.prewarm:type_name -> shoal.v1.Prewarm
-	19, // 10: shoal.v1.Order.revoked:type_name -> shoal.v1.Revoked
-	18, // 11: shoal.v1.Order.idle:type_name -> shoal.v1.Idle
-	1,  // 12: shoal.v1.JoinService.Join:input_type -> shoal.v1.JoinRequest
-	6,  // 13: shoal.v1.NodeService.Renew:input_type -> shoal.v1.RenewRequest
-	9,  // 14: shoal.v1.NodeService.Announce:input_type -> shoal.v1.AnnounceRequest
-	14, // 15: shoal.v1.NodeService.Report:input_type -> shoal.v1.ReportRequest
-	16, // 16: shoal.v1.NodeService.Watch:input_type -> shoal.v1.WatchRequest
-	21, // 17: shoal.v1.NodeService.Progress:input_type -> shoal.v1.ProgressRequest
-	2,  // 18: shoal.v1.JoinService.Join:output_type -> shoal.v1.JoinResponse
-	7,  // 19: shoal.v1.NodeService.Renew:output_type -> shoal.v1.RenewResponse
-	11, // 20: shoal.v1.NodeService.Announce:output_type -> shoal.v1.AnnounceResponse
-	15, // 21: shoal.v1.NodeService.Report:output_type -> shoal.v1.ReportResponse
-	17, // 22: shoal.v1.NodeService.Watch:output_type -> shoal.v1.Order
-	22, // 23: shoal.v1.NodeService.Progress:output_type -> shoal.v1.ProgressResponse
-	18, // [18:24] is the sub-list for method output_type
-	12, // [12:18] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	21, // 9: shoal.v1.Order.prewarm:type_name -> shoal.v1.Prewarm
+	20, // 10: shoal.v1.Order.revoked:type_name -> shoal.v1.Revoked
+	19, // 11: shoal.v1.Order.idle:type_name -> shoal.v1.Idle
+	18, // 12: shoal.v1.Order.renew:type_name -> shoal.v1.Renew
+	1,  // 13: shoal.v1.JoinService.Join:input_type -> shoal.v1.JoinRequest
+	6,  // 14: shoal.v1.NodeService.Renew:input_type -> shoal.v1.RenewRequest
+	9,  // 15: shoal.v1.NodeService.Announce:input_type -> shoal.v1.AnnounceRequest
+	14, // 16: shoal.v1.NodeService.Report:input_type -> shoal.v1.ReportRequest
+	16, // 17: shoal.v1.NodeService.Watch:input_type -> shoal.v1.WatchRequest
+	22, // 18: shoal.v1.NodeService.Progress:input_type -> shoal.v1.ProgressRequest
+	2,  // 19: shoal.v1.JoinService.Join:output_type -> shoal.v1.JoinResponse
+	7,  // 20: shoal.v1.NodeService.Renew:output_type -> shoal.v1.RenewResponse
+	11, // 21: shoal.v1.NodeService.Announce:output_type -> shoal.v1.AnnounceResponse
+	15, // 22: shoal.v1.NodeService.Report:output_type -> shoal.v1.ReportResponse
+	17, // 23: shoal.v1.NodeService.Watch:output_type -> shoal.v1.Order
+	23, // 24: shoal.v1.NodeService.Progress:output_type -> shoal.v1.ProgressResponse
+	19, // [19:25] is the sub-list for method output_type
+	13, // [13:19] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_shoal_v1_node_proto_init() }
@@ -1810,6 +1867,7 @@ func file_shoal_v1_node_proto_init() {
 		(*Order_Prewarm)(nil),
 		(*Order_Revoked)(nil),
 		(*Order_Idle)(nil),
+		(*Order_Renew)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1817,7 +1875,7 @@ func file_shoal_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shoal_v1_node_proto_rawDesc), len(file_shoal_v1_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
