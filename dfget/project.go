@@ -26,7 +26,7 @@ a project's admins decide about its members, settings and robots.`,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.projectCreateCommand(), a.projectListCommand(), a.projectShowCommand(), a.projectDeleteCommand(),
-		a.projectSettingsCommand(), a.memberCommand(), a.retentionCommand())
+		a.projectSettingsCommand(), a.memberCommand(), a.grantPoolCommand(), a.retentionCommand())
 	return cmd
 }
 

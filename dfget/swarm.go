@@ -120,6 +120,10 @@ func serverState(s *shoalv1.Server) string {
 	switch {
 	case s.Revoked:
 		return "revoked"
+	case s.Cloned && s.Connected:
+		return "connected, key used twice"
+	case s.Cloned:
+		return "away, key used twice"
 	case s.Connected:
 		return "connected"
 	}

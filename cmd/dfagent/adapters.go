@@ -180,11 +180,18 @@ func (p prover) Readable(ctx context.Context, ref blob.Ref, reference string, ma
 	case ref.Registry == "":
 		may, err = p.own.Readable(ctx, ref, reference, manifest, g.Login)
 	case g.Login != "":
-		// Who is logged in at the supernode reads what its own login there
-		// may; the supernode knows which registries it has one for.
-		may, err = p.own.Readable(ctx, ref, reference, manifest, "")
+		// The supernode's own login there is open to some who are logged in at
+		// the supernode; it knows to whom.
+		may, err = p.own.ReadableAs(ctx, ref, reference, manifest, g.Login)
 	default:
 		may, err = p.upstreams.current.Load().Readable(ctx, ref, reference, manifest, g.Token)
+		if err != nil {
+			// That registry does not answer. The supernode remembers for a
+			// while whom it let read.
+			if known, asked := p.own.Readable(ctx, ref, reference, manifest, g.Token); asked == nil {
+				may, err = known, nil
+			}
+		}
 	}
 	if err == nil || !manifest {
 		return may, err

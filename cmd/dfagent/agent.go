@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -287,8 +288,14 @@ func (a *agent) openFetch(w *shoalv1.Welcome) {
 	a.pulls = &pulls{fetcher: a.fetcher, names: map[blob.Digest]named{}}
 	a.gate = mirror.NewGate(mirror.GateConfig{
 		Verifier: a.verifier, Prover: prover{a.gateway, a.upstreams, keeper}, Tokens: tokensOf{a.gateway}, Upstreams: a.upstreams,
-		Own: a.names.own, Upstream: a.upstreams.Known, OfflineGrace: grace, Log: a.log,
+		Own: a.names.own, Upstream: a.upstreams.Known, NodeMay: a.mayPull, OfflineGrace: grace, Log: a.log,
 	})
+}
+
+// mayPull reports whether this host's pool may pull a project's images.
+func (a *agent) mayPull(project string) bool {
+	m, err := a.node.Membership()
+	return err == nil && slices.Contains(m.Projects, project)
 }
 
 // close closes what was opened, last first.

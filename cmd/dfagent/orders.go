@@ -10,6 +10,7 @@ import (
 
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/fetch"
+	"github.com/shoalproject/shoal/pkg/mirror"
 	"github.com/shoalproject/shoal/pkg/runtime"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 )
@@ -28,13 +29,14 @@ type orders struct {
 	agent *agent
 	slots chan struct{}
 	wait  sync.WaitGroup
+	heard int64 // the number of the last change of rights; handle's alone
 }
 
 func newOrders(a *agent) *orders {
 	return &orders{agent: a, slots: make(chan struct{}, prewarmsAtOnce)}
 }
 
-// handle takes an order; it does not block.
+// handle takes an order; it does not block. Orders come one after the other.
 func (o *orders) handle(ctx context.Context, order *shoalv1.Order) {
 	switch what := order.What.(type) {
 	case *shoalv1.Order_Revoked:
@@ -44,6 +46,11 @@ func (o *orders) handle(ctx context.Context, order *shoalv1.Order) {
 		}
 	case *shoalv1.Order_Renew:
 		o.agent.line.RenewSoon()
+	case *shoalv1.Order_RightsChanged:
+		o.rightsChanged(ctx, what.RightsChanged)
+	case *shoalv1.Order_Idle:
+		// One that was missed could have been about anything.
+		o.rightsChanged(ctx, &shoalv1.RightsChanged{Number: what.Idle.RightsNumber, Before: -1})
 	case *shoalv1.Order_Prewarm:
 		o.wait.Go(func() {
 			select {
@@ -54,6 +61,24 @@ func (o *orders) handle(ctx context.Context, order *shoalv1.Order) {
 			}
 			o.prewarm(ctx, order.Id, what.Prewarm)
 		})
+	}
+}
+
+// rightsChanged ends what this host remembers about readers' rights.
+func (o *orders) rightsChanged(ctx context.Context, c *shoalv1.RightsChanged) {
+	if c.Number <= o.heard {
+		return
+	}
+	change := mirror.Change{At: time.UnixMilli(c.Number), Project: c.Project, User: c.User}
+	pools := c.Pools
+	if c.Before != o.heard {
+		// At the start the membership is renewed anyway.
+		change.Project, change.User, pools = "", "", o.heard != 0
+	}
+	o.heard = c.Number
+	o.agent.gate.Forget(ctx, change)
+	if pools {
+		o.agent.line.RenewSoon()
 	}
 }
 

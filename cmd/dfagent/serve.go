@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -62,8 +64,11 @@ func (a *agent) run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error {
-		a.line.Watch(ctx, a.hello(), func(o *shoalv1.Order) { orders.handle(ctx, o) })
-		return nil
+		err := a.line.Watch(ctx, a.hello(), func(o *shoalv1.Order) { orders.handle(ctx, o) })
+		if errors.Is(err, control.ErrCloned) {
+			err = fmt.Errorf("%w: was %s copied from another host? Remove node.key and welcome.pb there and join with a new token", err, a.config.Data)
+		}
+		return err
 	})
 	if a.runtime != nil {
 		group.Go(func() error { return a.watchRuntime(ctx) })
@@ -79,7 +84,7 @@ func (a *agent) run(ctx context.Context) error {
 }
 
 func (a *agent) hello() *shoalv1.WatchRequest {
-	hello := &shoalv1.WatchRequest{Hostname: a.config.Hostname, Version: version, SwarmAddr: a.config.SwarmListen}
+	hello := &shoalv1.WatchRequest{Instance: rand.Text(), Hostname: a.config.Hostname, Version: version, SwarmAddr: a.config.SwarmListen}
 	if a.dht != nil {
 		hello.P2PAddrs = a.dht.Addrs()
 	}

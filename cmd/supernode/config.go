@@ -31,16 +31,19 @@ type config struct {
 	UploadLimit   settings.Rate             `yaml:"upload-limit" help:"Limit of what is sent to the swarm; 0 is none."`
 	OfflineGrace  time.Duration             `yaml:"offline-grace" help:"How long agents may act on what they last heard while no supernode answers; 0 switches that off."`
 	GCEvery       time.Duration             `yaml:"gc-every" help:"How often what nothing refers to is removed; 0 leaves it to 'supernode gc'."`
-	Upstreams     map[string]upstreamConfig `yaml:"upstreams" help:"file: Registries that are pulled through and cached, by the name that stands in image references.\nAn empty entry takes the well-known address of that name:\n  docker.io: {}\n  registry.example.com: {url: \"https://…\", username: …, password_file: …, ca_file: …}\nA login here opens all that it may read to everybody who is logged in at this supernode and\npulls from it. Who pulls through an agent logs in with an account of that registry instead.\nPlain HTTP and private addresses are taken only when named here by url."`
+	Upstreams     map[string]upstreamConfig `yaml:"upstreams" help:"file: Registries that are pulled through and cached, by the name that stands in image references.\nAn empty entry takes the well-known address of that name:\n  docker.io: {}\n  registry.example.com: {url: \"https://…\", username: …, password_file: …, projects: [demo], ca_file: …}\nA login here opens all that it may read to system administrators and to the members, robots and\nhosts of pools of the projects named beside it. Everybody else logs in with an account of that registry.\nPlain HTTP and private addresses are taken only when named here by url."`
 }
 
 // upstreamConfig is one registry outside.
 type upstreamConfig struct {
-	URL          string   `yaml:"url,omitempty"`
-	Username     string   `yaml:"username,omitempty"`
-	PasswordFile string   `yaml:"password_file,omitempty"`
-	CAFile       string   `yaml:"ca_file,omitempty"`
-	TokenHosts   []string `yaml:"token_hosts,omitempty"`
+	URL          string `yaml:"url,omitempty"`
+	Username     string `yaml:"username,omitempty"`
+	PasswordFile string `yaml:"password_file,omitempty"`
+	// Projects are those whose members, robots and pools may read with this
+	// login; nobody else but the system administrators may.
+	Projects   []string `yaml:"projects,omitempty"`
+	CAFile     string   `yaml:"ca_file,omitempty"`
+	TokenHosts []string `yaml:"token_hosts,omitempty"`
 	// RedirectHosts are private hosts that blobs may be redirected to.
 	RedirectHosts []string `yaml:"redirect_hosts,omitempty"`
 }

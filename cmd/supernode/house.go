@@ -169,15 +169,13 @@ func (h *house) openGate(ctx context.Context) error {
 		Meta: h.meta, TokenKeys: tokenKeys, KeepKeys: keepTokenKeys(keys), OnKeys: h.tellKeys, MemberKey: memberKey, IDC: h.config.IDC,
 		Issuer: "shoal/" + h.key.PeerID().String(), Service: "shoal-registry",
 		ExternalURL: scheme + "://" + h.config.names()[0], PublicNames: h.config.names(), CASHA256: pin,
-		OnRevoke: h.revoked, Now: time.Now, Log: h.log,
+		OnRevoke: h.revoked, OnChange: h.rightsChanged, Now: time.Now, Log: h.log,
 	})
 	if err != nil {
 		return err
 	}
-	for peerID := range h.auth.Revoked() {
-		h.node.Revoke(peerID)
-	}
-	if err := h.renewOwn(); err != nil {
+	h.node.Revoke(h.auth.Revoked(time.Time{})...)
+	if err := h.renewOwn(ctx); err != nil {
 		return err
 	}
 	_, err = h.auth.FirstLogin(ctx, h.config.AdminPassword, h.firstLogin)
@@ -185,8 +183,8 @@ func (h *house) openGate(ctx context.Context) error {
 }
 
 // renewOwn makes out this supernode's own membership.
-func (h *house) renewOwn() error {
-	membership, err := h.auth.Supernode(h.key.PeerID().String())
+func (h *house) renewOwn(ctx context.Context) error {
+	membership, err := h.auth.Supernode(ctx, h.key.PeerID().String())
 	if err != nil {
 		return err
 	}
@@ -253,6 +251,15 @@ func (h *house) revoked(peerIDs ...string) {
 		h.dht.Drop(peerIDs...)
 	}
 	h.fleet.Tell(&shoalv1.Order{What: &shoalv1.Order_Revoked{Revoked: &shoalv1.Revoked{PeerIds: peerIDs}}})
+}
+
+// rightsChanged lets no host go by what it remembers about a right that is
+// another one now.
+func (h *house) rightsChanged(c auth.Change) {
+	if h.fleet == nil {
+		return // at the start, nothing is connected yet
+	}
+	h.fleet.Tell(api.RightsChanged(c))
 }
 
 func (h *house) openRegistry(ctx context.Context) (err error) {

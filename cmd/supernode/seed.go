@@ -56,18 +56,28 @@ func (h *house) openSeed() (err error) {
 			}
 			return c, nil
 		},
-		Store: fetch.StoreOf(h.cache.Get, h.cache.Create), Upstream: client, Credentials: client.Credentials,
+		Store: fetch.StoreOf(h.cache.Get, h.cache.Create), Upstream: client, MayLogin: h.mayLogin,
 		Sign: h.key.Sign, Tags: tags, StaleTags: staleTags, Log: h.log, Metrics: h.metrics,
 	})
 	h.closers = append(h.closers, h.seed.Close)
 	return nil
 }
 
+// mayLogin reports whether a subject may read what this supernode's own login
+// at a registry may: the configuration names the projects it is for.
+func (h *house) mayLogin(ctx context.Context, registry, subject string) (bool, error) {
+	u := h.config.Upstreams[registry]
+	if u.Username == "" {
+		return false, nil
+	}
+	return h.auth.MemberOfAny(ctx, subject, u.Projects)
+}
+
 // origins lets the API ask the seed.
 type origins struct{ *seed.Seed }
 
-func (o origins) Ensure(ctx context.Context, a *tracker.Announcement, origin blob.Origin) {
-	status := o.Seed.Ensure(ctx, seed.Want{Digest: a.Digest, Size: a.Size, Ref: origin.Ref, Token: origin.Token})
+func (o origins) Ensure(ctx context.Context, subject string, a *tracker.Announcement, origin blob.Origin) {
+	status := o.Seed.Ensure(ctx, seed.Want{Subject: subject, Digest: a.Digest, Size: a.Size, Ref: origin.Ref, Token: origin.Token})
 	a.Seed = seedStates[status.State]
 	a.RefusedStatus, a.RefusedReason = status.RefusedStatus, status.RefusedReason
 }
@@ -79,7 +89,7 @@ var seedStates = map[seed.State]tracker.SeedState{
 }
 
 func (o origins) Resolve(ctx context.Context, ref blob.Ref, tag string) (blob.Digest, error) {
-	m, err := o.Manifest(ctx, seed.Reader{Subject: "administrator"}, ref, tag)
+	m, err := o.Manifest(ctx, seed.Reader{Operator: true}, ref, tag)
 	return m.Descriptor.Digest, err
 }
 

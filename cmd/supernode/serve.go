@@ -72,7 +72,7 @@ func (h *house) openDHT(ctx context.Context) (err error) {
 	h.dht, err = dht.New(ctx, dht.Config{
 		Key: h.key.Libp2p(), Listen: h.config.P2PListen, PSK: h.networkKey, Secret: h.providerSecret,
 		Statement: func() []byte {
-			membership, err := h.auth.Supernode(h.key.PeerID().String())
+			membership, err := h.auth.Supernode(ctx, h.key.PeerID().String())
 			if err != nil {
 				h.log.Error("the own membership was not made", "error", err)
 			}
@@ -202,7 +202,7 @@ func (h *house) keepHouse(ctx context.Context) error {
 			h.grants.Sweep()
 			err = errors.Join(h.auth.Sweep(ctx), h.registry.NotePulls(ctx))
 		case <-renewal.C:
-			err = h.renewOwn()
+			err = h.renewOwn(ctx)
 		case <-garbage:
 			_, err = h.api.Collect(ctx)
 		}

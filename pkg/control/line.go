@@ -219,13 +219,22 @@ func (l *Line) KeepRenewed(ctx context.Context, now func() time.Time, heard func
 	}
 }
 
-// Watch keeps the line for orders open and hands each to handle, which must
-// not block. It returns when ctx ends.
-func (l *Line) Watch(ctx context.Context, hello *shoalv1.WatchRequest, handle func(*shoalv1.Order)) {
+// ErrCloned ends Watch for the younger of two processes that live with one
+// key.
+var ErrCloned = errors.New("another host uses this node's key")
+
+// Watch keeps the line for orders open and hands each to handle, signs of life
+// included; handle must not block. It returns nil when ctx ends, and
+// ErrCloned.
+func (l *Line) Watch(ctx context.Context, hello *shoalv1.WatchRequest, handle func(*shoalv1.Order)) error {
 	wait := watchRetry
 	for ctx.Err() == nil {
 		for _, base := range l.Bases() {
-			if l.watchOne(ctx, base, hello, handle) {
+			up, err := l.watchOne(ctx, base, hello, handle)
+			if connect.CodeOf(err) == connect.CodeAlreadyExists {
+				return fmt.Errorf("%w: %w", ErrCloned, err)
+			}
+			if up {
 				wait = watchRetry
 				break
 			}
@@ -236,10 +245,12 @@ func (l *Line) Watch(ctx context.Context, hello *shoalv1.WatchRequest, handle fu
 			wait = min(2*wait, watchRetries)
 		}
 	}
+	return nil
 }
 
-// watchOne reports whether the line to this supernode came up.
-func (l *Line) watchOne(ctx context.Context, base string, hello *shoalv1.WatchRequest, handle func(*shoalv1.Order)) bool {
+// watchOne reports whether the line to this supernode came up, and what ended
+// it.
+func (l *Line) watchOne(ctx context.Context, base string, hello *shoalv1.WatchRequest, handle func(*shoalv1.Order)) (up bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// A supernode that died without a word is noticed by its silence.
@@ -247,10 +258,9 @@ func (l *Line) watchOne(ctx context.Context, base string, hello *shoalv1.WatchRe
 	defer alive.Stop()
 	stream, err := shoalv1connect.NewNodeServiceClient(l.client, base).Watch(ctx, connect.NewRequest(hello))
 	if err != nil {
-		return false
+		return false, err
 	}
 	defer stream.Close()
-	up := false
 	for stream.Receive() {
 		alive.Reset(quiet)
 		if !up {
@@ -258,9 +268,7 @@ func (l *Line) watchOne(ctx context.Context, base string, hello *shoalv1.WatchRe
 			l.answered(base, true)
 			l.log.Info("the line to the supernode is open", "supernode", base)
 		}
-		if stream.Msg().GetIdle() == nil {
-			handle(stream.Msg())
-		}
+		handle(stream.Msg())
 	}
 	if up {
 		l.answered(base, false)
@@ -268,7 +276,7 @@ func (l *Line) watchOne(ctx context.Context, base string, hello *shoalv1.WatchRe
 			l.log.Warn("the line to the supernode closed", "supernode", base, "error", stream.Err())
 		}
 	}
-	return up
+	return up, stream.Err()
 }
 
 // Progress tells the supernode how far an order is.

@@ -89,12 +89,16 @@ type office struct {
 	shoalv1connect.UnimplementedNodeServiceHandler
 	opened chan chan *shoalv1.Order // a line that came up; closing it ends the line
 	renew  func() (*shoalv1.Welcome, error)
+	cloned bool // whoever comes is a copy
 
 	mu       sync.Mutex
 	progress []*shoalv1.ProgressRequest // guarded by mu
 }
 
 func (o *office) Watch(ctx context.Context, _ *connect.Request[shoalv1.WatchRequest], stream *connect.ServerStream[shoalv1.Order]) error {
+	if o.cloned {
+		return connect.NewError(connect.CodeAlreadyExists, errors.New("the key is used"))
+	}
 	line := make(chan *shoalv1.Order)
 	o.opened <- line
 	if err := stream.Send(&shoalv1.Order{What: &shoalv1.Order_Idle{Idle: &shoalv1.Idle{}}}); err != nil {
@@ -164,7 +168,11 @@ func watching(t *testing.T, l *Line) <-chan string {
 	ctx, cancel := context.WithCancel(t.Context())
 	orders, ended := make(chan string, 16), make(chan struct{})
 	go func() {
-		l.Watch(ctx, &shoalv1.WatchRequest{Hostname: "h"}, func(o *shoalv1.Order) { orders <- o.Id })
+		l.Watch(ctx, &shoalv1.WatchRequest{Hostname: "h"}, func(o *shoalv1.Order) {
+			if o.GetIdle() == nil {
+				orders <- o.Id
+			}
+		})
 		close(ended)
 	}()
 	t.Cleanup(func() {
@@ -226,6 +234,18 @@ func TestWatchNoticesSilence(t *testing.T) {
 		}
 		if synctest.Wait(); !l.Reachable() || l.Bases()[0] != "https://b" {
 			t.Errorf("reachable %v, first %v", l.Reachable(), l.Bases())
+		}
+	})
+}
+
+func TestWatchEndsForAClone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, w := newWire(nil)
+		a := newOffice()
+		a.cloned = true
+		w.set("a", a.handler())
+		if err := l.Watch(t.Context(), &shoalv1.WatchRequest{}, func(*shoalv1.Order) {}); !errors.Is(err, ErrCloned) {
+			t.Errorf("got %v", err)
 		}
 	})
 }

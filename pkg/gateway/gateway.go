@@ -151,11 +151,22 @@ func (c *Client) Blob(ctx context.Context, ref blob.Ref, d blob.Digest, r blob.R
 // Readable asks whether the holder of the token may read this manifest or
 // blob in this repository. An error means that no answer was to be had.
 func (c *Client) Readable(ctx context.Context, ref blob.Ref, reference string, manifest bool, token string) (bool, error) {
+	return c.readable(ctx, ref, reference, manifest, token, http.Header{"Accept": {"*/*"}})
+}
+
+// ReadableAs is Readable for who is logged in at the supernode, of another
+// registry's repository too: what the supernode's own login there may read is
+// open to some.
+func (c *Client) ReadableAs(ctx context.Context, ref blob.Ref, reference string, manifest bool, login string) (bool, error) {
+	return c.readable(ctx, ref, reference, manifest, "", http.Header{"Accept": {"*/*"}, "Authorization": {"Bearer " + login}})
+}
+
+func (c *Client) readable(ctx context.Context, ref blob.Ref, reference string, manifest bool, token string, header http.Header) (bool, error) {
 	what := "blobs/"
 	if manifest {
 		what = "manifests/"
 	}
-	response, err := c.get(ctx, http.MethodHead, ref, what+reference, token, http.Header{"Accept": {"*/*"}})
+	response, err := c.get(ctx, http.MethodHead, ref, what+reference, token, header)
 	var refused *Error
 	if errors.As(err, &refused) && !errors.Is(err, ErrUnreachable) && refused.Status < http.StatusInternalServerError {
 		return false, nil

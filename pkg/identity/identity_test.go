@@ -241,7 +241,7 @@ func TestMembershipNotSigned(t *testing.T) {
 		"long IDC":       func(m *Membership) { m.IDC = strings.Repeat("x", maxName+1) },
 		"long pool":      func(m *Membership) { m.Pool = strings.Repeat("x", maxName+1) },
 		"empty project":  func(m *Membership) { m.Projects = []string{""} },
-		"many projects":  func(m *Membership) { m.Projects = manyNames(maxProjects + 1) },
+		"many projects":  func(m *Membership) { m.Projects = manyNames(MaxProjects + 1) },
 		"two days":       func(m *Membership) { m.NotAfter = m.NotBefore.Add(48 * time.Hour) },
 		"ends at start":  func(m *Membership) { m.NotAfter = m.NotBefore },
 		"ends before it": func(m *Membership) { m.NotAfter = m.NotBefore.Add(-time.Hour) },

@@ -30,7 +30,9 @@ const (
 	maxMembership = 32 << 10 // bytes of a whole statement
 	maxPeerID     = 128      // bytes; an Ed25519 peer ID has 52
 	maxName       = 253      // bytes of an IDC, a pool, a project
-	maxProjects   = 128
+
+	// MaxProjects is how many projects a membership holds.
+	MaxProjects = 128
 )
 
 // ErrBadMembership is what every refusal of a membership wraps.
@@ -61,8 +63,8 @@ func (m *Membership) check() error {
 	if m.IDC == "" || len(m.IDC) > maxName || len(m.Pool) > maxName {
 		return fmt.Errorf("%w: IDC of %d bytes and pool of %d bytes, want 1 to %d and at most %d", ErrBadMembership, len(m.IDC), len(m.Pool), maxName, maxName)
 	}
-	if len(m.Projects) > maxProjects {
-		return fmt.Errorf("%w: %d projects, at most %d fit", ErrBadMembership, len(m.Projects), maxProjects)
+	if len(m.Projects) > MaxProjects {
+		return fmt.Errorf("%w: %d projects, at most %d fit", ErrBadMembership, len(m.Projects), MaxProjects)
 	}
 	for i, p := range m.Projects {
 		if p == "" || len(p) > maxName || i > 0 && m.Projects[i-1] >= p {
@@ -164,8 +166,8 @@ func decodeMembership(raw []byte) (Membership, ed25519.PublicKey, error) {
 	issuer := ed25519.PublicKey(slices.Clone(r.take(ed25519.PublicKeySize)))
 	m := Membership{PeerID: r.text(maxPeerID), Role: r.text(maxName), IDC: r.text(maxName), Pool: r.text(maxName)}
 	n := int(r.uint16())
-	if n > maxProjects {
-		return Membership{}, nil, fmt.Errorf("%w: %d projects, at most %d are taken", ErrBadMembership, n, maxProjects)
+	if n > MaxProjects {
+		return Membership{}, nil, fmt.Errorf("%w: %d projects, at most %d are taken", ErrBadMembership, n, MaxProjects)
 	}
 	for range n {
 		m.Projects = append(m.Projects, r.text(maxName))

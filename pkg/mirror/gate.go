@@ -98,8 +98,10 @@ type Gate struct {
 	logins   logins
 	attempts attempts
 
-	mu     sync.Mutex
-	proofs map[string]time.Time // guarded by mu; (reader, repository) → last yes
+	mu      sync.Mutex
+	proofs  map[string]time.Time // guarded by mu; (reader, repository) → last yes
+	changes []Change             // guarded by mu; the latest ones
+	streams map[*stream]struct{} // guarded by mu; on their way now
 }
 
 const maxProofs = 8192
@@ -119,10 +121,11 @@ func NewGate(cfg GateConfig) *Gate {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Gate{
-		cfg:    cfg,
-		names:  names{own: cfg.Own, upstream: cfg.Upstream},
-		logins: newLogins(),
-		proofs: make(map[string]time.Time),
+		cfg:     cfg,
+		names:   names{own: cfg.Own, upstream: cfg.Upstream},
+		logins:  newLogins(),
+		proofs:  make(map[string]time.Time),
+		streams: make(map[*stream]struct{}),
 	}
 }
 
@@ -203,7 +206,10 @@ func (g *Gate) identify(r Request) (reader, error) {
 	if !claims.Allows("repository", name, "pull") {
 		return reader{}, fmt.Errorf("%w: the token of %q does not allow pulling %s", ErrUnauthorized, claims.Subject, name)
 	}
-	return reader{grant: Grant{Subject: claims.Subject, Login: raw}, key: "user\x00" + claims.Subject, sure: true}, nil
+	return reader{
+		grant: Grant{Subject: claims.Subject, Login: raw}, key: userKey + claims.Subject,
+		sure: !g.outdated(claims.IssuedAt, r.Ref, claims.Subject),
+	}, nil
 }
 
 // Login decides about `/v2/` of the supernode's own registry.
@@ -257,8 +263,22 @@ func allows(access []token.Access, repository string) bool {
 	return false
 }
 
+// userKey begins the keys of those who showed a token of the supernode.
+const userKey = "user\x00"
+
 func proofKey(reader string, ref blob.Ref) string {
 	return reader + "\x00" + ref.Registry + "\x00" + ref.Repository
+}
+
+func splitProof(key string) (reader string, ref blob.Ref) {
+	rest, repository := cutNul(key)
+	reader, registry := cutNul(rest)
+	return reader, blob.Ref{Registry: registry, Repository: repository}
+}
+
+func cutNul(s string) (before, after string) {
+	i := strings.LastIndexByte(s, 0)
+	return s[:max(i, 0)], s[i+1:]
 }
 
 func (g *Gate) lastProof(reader string, ref blob.Ref) time.Time {

@@ -64,6 +64,9 @@ type Grant struct {
 // Authorizer decides about each request, cache hits included.
 type Authorizer interface {
 	Authorize(ctx context.Context, r Request) (Grant, error)
+	// Guard ends the context that it returns when the right which Authorize saw
+	// ends. The caller calls done when the request is over.
+	Guard(ctx context.Context, r Request, g Grant) (guarded context.Context, done func())
 	// Login decides about a bare `/v2/` of the supernode's own registry.
 	Login(ctx context.Context, authorization string) error
 	// Learn is told of each manifest that a reader was given in a repository:

@@ -34,6 +34,10 @@ type spy struct {
 	hold      func(context.Context) // in Open
 }
 
+func (s *spy) Guard(ctx context.Context, _ Request, _ Grant) (context.Context, func()) {
+	return ctx, func() {}
+}
+
 func (s *spy) Authorize(_ context.Context, r Request) (Grant, error) {
 	s.asked.Add(1)
 	if s.refs != nil {

@@ -53,7 +53,9 @@ func (m *Mirror) manifest(w http.ResponseWriter, r *http.Request, req Request, g
 }
 
 func (m *Mirror) blob(w http.ResponseWriter, r *http.Request, req Request, grant Grant) {
-	ctx, inTime, cancel := m.patience(r.Context())
+	guarded, done := m.cfg.Auth.Guard(r.Context(), req, grant)
+	defer done()
+	ctx, inTime, cancel := m.patience(guarded)
 	defer cancel()
 	want, ranged := parseRange(r.Header.Get("Range"))
 	ranged = ranged && r.Method == http.MethodGet

@@ -34,6 +34,7 @@ var ErrTokenExpired = errors.New("the token has expired")
 type Claims struct {
 	Subject   string
 	Access    []Access
+	IssuedAt  time.Time // in whole seconds
 	ExpiresAt time.Time
 	ID        string
 }
@@ -122,7 +123,7 @@ func (v *Verifier) Verify(raw string) (Claims, error) {
 	for i, a := range c.Access {
 		access[i] = Access{Type: a.Type, Name: a.Name, Actions: append([]string(nil), a.Actions...)}
 	}
-	return Claims{Subject: c.Subject, Access: access, ExpiresAt: c.ExpiresAt.Time, ID: c.ID}, nil
+	return Claims{Subject: c.Subject, Access: access, IssuedAt: c.IssuedAt.Time, ExpiresAt: c.ExpiresAt.Time, ID: c.ID}, nil
 }
 
 // parse checks header and signature and reads the claims.

@@ -59,6 +59,7 @@ func (c Config) listServers(ctx context.Context) ([]*shoalv1.Server, error) {
 	for _, h := range c.Fleet.Hosts() {
 		connected[h.PeerID] = h
 	}
+	cloned := c.Fleet.Cloned()
 	var out []*shoalv1.Server
 	for _, n := range nodes {
 		h, up := connected[n.PeerID]
@@ -69,6 +70,7 @@ func (c Config) listServers(ctx context.Context) ([]*shoalv1.Server, error) {
 		out = append(out, &shoalv1.Server{
 			PeerId: n.PeerID, Hostname: n.Hostname, Pool: n.Pool, SwarmAddr: h.SwarmAddr, Version: h.Version,
 			Connected: up, Joined: timestamppb.New(n.Joined), LastSeen: timestamppb.New(seen), Revoked: !n.Revoked.IsZero(),
+			Cloned: cloned[n.PeerID],
 		})
 	}
 	slices.SortFunc(out, func(a, b *shoalv1.Server) int { return strings.Compare(a.Hostname+a.PeerId, b.Hostname+b.PeerId) })

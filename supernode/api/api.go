@@ -48,7 +48,7 @@ var errUndecided = errors.New("the supernode could not look up who you are; its 
 type Seed interface {
 	// Ensure says what this supernode has or does about a wanted blob, and
 	// starts to fetch it where it can.
-	Ensure(ctx context.Context, a *tracker.Announcement, origin blob.Origin)
+	Ensure(ctx context.Context, subject string, a *tracker.Announcement, origin blob.Origin)
 	// Resolve finds the digest that a tag of an upstream names.
 	Resolve(ctx context.Context, ref blob.Ref, tag string) (blob.Digest, error)
 }

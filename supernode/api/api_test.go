@@ -40,7 +40,7 @@ type outside struct {
 	asked  chan blob.Origin
 }
 
-func (o *outside) Ensure(_ context.Context, a *tracker.Announcement, origin blob.Origin) {
+func (o *outside) Ensure(_ context.Context, _ string, a *tracker.Announcement, origin blob.Origin) {
 	a.Seed = tracker.SeedHas
 	if origin.Ref.Registry == "private.example" {
 		a.Seed = tracker.SeedRefused
@@ -108,7 +108,8 @@ func newFront(t *testing.T) *front {
 	}
 	f.Auth, err = auth.New(t.Context(), auth.Config{
 		Meta: store, TokenKeys: tokenKeys, MemberKey: memberKey, IDC: "here", Issuer: "shoal/here", Service: "shoal-registry",
-		ExternalURL: "http://" + names[0], PublicNames: names, OnRevoke: f.revoked, Now: f.now, Log: log,
+		ExternalURL: "http://" + names[0], PublicNames: names, OnRevoke: f.revoked,
+		OnChange: func(c auth.Change) { f.Fleet.Tell(RightsChanged(c)) }, Now: f.now, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +147,7 @@ func (f *front) revoked(peers ...string) {
 
 func (f *front) listen() {
 	f.t.Helper()
-	own, err := f.Auth.Supernode(f.key.PeerID().String())
+	own, err := f.Auth.Supernode(f.t.Context(), f.key.PeerID().String())
 	if err == nil {
 		err = f.Node.SetMembership(own, f.memberPublic())
 	}

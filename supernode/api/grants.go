@@ -2,8 +2,8 @@ package api
 
 import (
 	"context"
+	"errors"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -14,9 +14,10 @@ import (
 )
 
 const (
-	// grantLife is how long a piece grant opens a digest; each answer of the
-	// tracker brings a new one while the node still wants it.
-	grantLife = 10 * time.Minute
+	// grantLife is how long a piece grant opens a digest, and so for how long
+	// one is still good whose reader lost the right. The tracker's answers, at
+	// least every 5 s, bring new ones while the node wants the digest.
+	grantLife = time.Minute
 	// flightLife is for how long a node that was let in may go on with its
 	// flight when the token that opened it has run out.
 	flightLife = time.Hour
@@ -31,7 +32,14 @@ type Grants struct {
 	now  func() time.Time
 
 	mu      sync.Mutex
-	entered map[flightKey]time.Time // when a right was last shown; guarded by mu
+	entered map[flightKey]entrance // guarded by mu
+}
+
+// entrance is how a node came to its flight.
+type entrance struct {
+	at         time.Time // when the right was last shown
+	subject    string    // whose right it was, by which it is looked up again; "": an order's
+	repository string
 }
 
 type flightKey struct {
@@ -41,27 +49,28 @@ type flightKey struct {
 
 // NewGrants makes an empty one; sign is the supernode's.
 func NewGrants(sign blob.SignFunc, now func() time.Time) *Grants {
-	return &Grants{sign: sign, now: now, entered: map[flightKey]time.Time{}}
+	return &Grants{sign: sign, now: now, entered: map[flightKey]entrance{}}
 }
 
 // enter notes that a node showed its right to a digest.
-func (g *Grants) enter(k flightKey) {
+func (g *Grants) enter(k flightKey, subject, repository string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.entered) >= maxEntered {
 		g.sweepLocked()
 	}
 	if len(g.entered) < maxEntered {
-		g.entered[k] = g.now()
+		g.entered[k] = entrance{g.now(), subject, repository}
 	}
 }
 
-// inFlight reports whether a node showed its right not long ago.
-func (g *Grants) inFlight(k flightKey) bool {
+// inFlight tells by what right a node is in a flight, if it showed one not
+// long ago.
+func (g *Grants) inFlight(k flightKey) (entrance, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	at, ok := g.entered[k]
-	return ok && g.now().Sub(at) < flightLife
+	e, ok := g.entered[k]
+	return e, ok && g.now().Sub(e.at) < flightLife
 }
 
 // Sweep forgets flights that are over; call it now and then.
@@ -72,8 +81,8 @@ func (g *Grants) Sweep() {
 }
 
 func (g *Grants) sweepLocked() {
-	for k, at := range g.entered {
-		if g.now().Sub(at) >= flightLife {
+	for k, e := range g.entered {
+		if g.now().Sub(e.at) >= flightLife {
 			delete(g.entered, k)
 		}
 	}
@@ -96,16 +105,20 @@ func (g *Grants) mint(k flightKey) ([]byte, error) {
 }
 
 // mayFetch reports whether a node may have a blob of this registry for a
-// reader who names a repository: the reader's token or the node's own project
+// reader who names a repository: the reader's token or the node's own pool
 // opens the repository, and the repository links the digest. Knowing a digest
-// is no right, and naming it under another repository is none either.
+// is no right, and naming it under another repository is none either. A flight
+// goes on when the token that opened it has run out, for as long as whoever it
+// was made out to has the right.
 func (s nodeService) mayFetch(ctx context.Context, from caller, d blob.Digest, o blob.Origin) bool {
 	k := flightKey{from.PeerID, d}
-	project, _, _ := strings.Cut(o.Ref.Repository, "/")
-	opened := o.Ref.Repository != "" &&
-		(slices.Contains(from.Membership.Projects, project) || s.Auth.MayPull(o.Token, o.Ref.Repository))
-	if !opened {
-		return s.Grants.inFlight(k)
+	subject, err := "", errors.New("no repository is named")
+	if o.Ref.Repository != "" {
+		subject, err = s.Auth.Puller(ctx, o.Token, from.PeerID, o.Ref.Repository)
+	}
+	if err != nil {
+		e, ok := s.Grants.inFlight(k)
+		return ok && (e.subject == "" || s.Auth.MayStillPull(ctx, e.subject, e.repository) == nil)
 	}
 	links, err := s.Registry.Holds(ctx, o.Ref.Repository, d)
 	if err != nil {
@@ -113,7 +126,7 @@ func (s nodeService) mayFetch(ctx context.Context, from caller, d blob.Digest, o
 		return false
 	}
 	if links {
-		s.Grants.enter(k)
+		s.Grants.enter(k, subject, o.Ref.Repository)
 	}
 	return links
 }

@@ -2,6 +2,8 @@ package api
 
 import (
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/identity"
 	"github.com/shoalproject/shoal/pkg/token"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
+	"github.com/shoalproject/shoal/supernode/auth"
 )
 
 // pushBlob puts bytes into a repository and returns their digest.
@@ -62,7 +65,7 @@ func TestAGrantNeedsARightToARepositoryThatLinksTheDigest(t *testing.T) {
 	f.pushBlob("beta/app", "theirs")
 	unknown := blob.Digest("sha256:" + strings.Repeat("0", 64))
 	m := f.join()
-	mine, theirs := m.pullToken("alpha/app"), m.pullToken("beta/app")
+	const mine, theirs = "alpha/app", "beta/app" // stand for the asker's own tokens
 	for name, c := range map[string]struct {
 		d       blob.Digest
 		o       *shoalv1.Origin
@@ -77,12 +80,16 @@ func TestAGrantNeedsARightToARepositoryThatLinksTheDigest(t *testing.T) {
 		"the digest alone":                         {secret, nil, false},
 		"the digest and no repository":             {secret, &shoalv1.Origin{Token: mine}, false},
 		"no token":                                 {secret, &shoalv1.Origin{Repository: "alpha/app"}, false},
+		"another node's token":                     {secret, &shoalv1.Origin{Repository: "alpha/app", Token: m.pullToken("alpha/app")}, false},
 		"garbage for a token":                      {secret, &shoalv1.Origin{Repository: "alpha/app", Token: "x"}, false},
 		"a repository that only begins like mine":  {secret, &shoalv1.Origin{Repository: "alpha/app2", Token: mine}, false},
 		"a project of mine, another repository's ": {secret, &shoalv1.Origin{Repository: "alpha/other", Token: mine}, false},
 	} {
 		// A node of its own each, so that no case profits from another's right.
 		asker := f.join()
+		if c.o != nil && (c.o.Token == mine || c.o.Token == theirs) {
+			c.o.Token = asker.pullToken(c.o.Token)
+		}
 		n := asker.want(c.d, c.o)
 		if !c.granted {
 			if len(n.Grant) > 0 || len(n.Peers) > 0 {
@@ -130,5 +137,106 @@ func TestAFlightOutlivesItsToken(t *testing.T) {
 	f.offset.Store(int64(20*time.Minute + flightLife))
 	if n := m.want(secret, o); len(n.Grant) > 0 {
 		t.Error("the flight goes on for ever")
+	}
+}
+
+// endsWithin is how soon a right that was taken away is gone everywhere.
+const endsWithin = time.Minute
+
+// Threat 11: a grant outlives the right that it was made for by a minute.
+func TestAGrantEndsSoonAfterTheRight(t *testing.T) {
+	f := newFront(t)
+	secret := f.pushBlob("alpha/app", "secret")
+	f.must(f.Auth.CreateUser(t.Context(), "ann", "a password of ann", false))
+	f.must(f.Auth.SetMember(t.Context(), system, "alpha", "ann", auth.RoleGuest))
+	m := f.join()
+	login := f.tokenFor(account{name: "ann", password: "a password of ann"}, f.public.URL+"/token", url.Values{"scope": {"repository:alpha/app:pull"}})
+	o := &shoalv1.Origin{Repository: "alpha/app", Token: login}
+	n := m.want(secret, o)
+	check := token.NewGrants(identity.NewTrust(f.key.PeerID().String()).Verify, f.now)
+	if err := check.Check(n.Grant, m.id(), secret); err != nil {
+		t.Fatal(err)
+	}
+	f.must(f.Auth.RemoveMember(t.Context(), system, "alpha", "ann"))
+	for name, o := range map[string]*shoalv1.Origin{"with the token": o, "with none": {Repository: "alpha/app"}, "in flight": nil} {
+		if n := m.want(secret, o); len(n.Grant) > 0 || len(n.Peers) > 0 {
+			t.Errorf("%s: %v", name, n)
+		}
+	}
+	f.offset.Store(int64(endsWithin + time.Second))
+	if check.Check(n.Grant, m.id(), secret) == nil {
+		t.Error("the old grant still opens")
+	}
+}
+
+func TestANodesOwnRightIsItsPools(t *testing.T) {
+	f := newFront(t)
+	secret := f.pushBlob("alpha/app", "secret")
+	f.pushBlob("beta/app", "theirs")
+	m := f.join() // of pool web
+	named := &shoalv1.Origin{Repository: "alpha/app"}
+	if n := m.want(secret, named); len(n.Grant) > 0 {
+		t.Fatal("a node has a right before any was granted")
+	}
+	f.must(f.Auth.GrantPool(t.Context(), system, "alpha", "other"))
+	if n := m.want(secret, named); len(n.Grant) > 0 {
+		t.Fatal("another pool's right is this one's")
+	}
+	f.must(f.Auth.GrantPool(t.Context(), system, "alpha", "web"))
+	if n := m.want(secret, named); len(n.Grant) == 0 {
+		t.Fatal("the pool's right opens nothing")
+	}
+	if n := m.want(secret, &shoalv1.Origin{Repository: "beta/app"}); len(n.Grant) == 0 {
+		t.Fatal("a flight ended by the mention of another repository")
+	}
+	if n := m.want(f.pushBlob("beta/app", "theirs"), &shoalv1.Origin{Repository: "beta/app"}); len(n.Grant) > 0 {
+		t.Error("the right to one project opens another")
+	}
+	f.must(f.Auth.RevokePool(t.Context(), system, "alpha", "web"))
+	if n := m.want(secret, named); len(n.Grant) > 0 {
+		t.Error("the right outlives its end")
+	}
+}
+
+// A change of rights reaches every line, numbered so that none is missed.
+func TestChangesOfRightsAreTold(t *testing.T) {
+	f := newFront(t)
+	m := f.join()
+	line := m.watch("host-1")
+	first := line.Msg().GetIdle().RightsNumber
+	f.pushBlob("alpha/app", "secret")
+	f.must(f.Auth.CreateUser(t.Context(), "ann", "a password of ann", false))
+	f.must(f.Auth.SetMember(t.Context(), system, "alpha", "ann", auth.RoleGuest))
+	f.must(f.Auth.GrantPool(t.Context(), system, "alpha", "web"))
+	f.must(f.Auth.RemoveUser(t.Context(), "ann"))
+	last := first
+	for _, want := range []*shoalv1.RightsChanged{
+		{Project: "alpha", User: "ann"}, {Project: "alpha", Pools: true}, {User: "ann"}, {Project: "alpha", User: "ann"},
+	} {
+		if !line.Receive() {
+			t.Fatal(line.Err())
+		}
+		got := line.Msg().GetRightsChanged()
+		if got == nil || got.Project != want.Project || got.User != want.User || got.Pools != want.Pools {
+			t.Fatalf("told %v, want %v", line.Msg(), want)
+		}
+		if got.Before != last || got.Number <= last {
+			t.Errorf("number %d after %d, the last one was %d", got.Number, got.Before, last)
+		}
+		last = got.Number
+	}
+	if again := f.join().watch("host-2").Msg().GetIdle().RightsNumber; again != last {
+		t.Errorf("a new line begins at %d, not %d", again, last)
+	}
+}
+
+// Whoever was away while a node was turned away hears of it.
+func TestALateLineHearsOfRevocations(t *testing.T) {
+	f := newFront(t)
+	bad, late := f.join(), f.join()
+	f.revoke(bad.id())
+	line := late.watch("host-2")
+	if !line.Receive() || !slices.Equal(line.Msg().GetRevoked().GetPeerIds(), []string{bad.id()}) {
+		t.Errorf("heard %v, %v", line.Msg(), line.Err())
 	}
 }

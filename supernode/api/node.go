@@ -77,17 +77,29 @@ func callerOf(ctx context.Context) caller {
 }
 
 // Gatekeeper is the registry's authorizer: the auth gateway for everybody,
-// and the membership alone for agents that read other registries through this
-// one, whose readers they asked about at that registry before.
+// and for agents that come without a reader's token the membership: it opens
+// what the host's own pool may pull, and lets it read other registries through
+// this one, which decide about that.
 type Gatekeeper struct{ *auth.Auth }
 
 // Authorize implements registry.Authorizer.
 func (g Gatekeeper) Authorize(r *http.Request, repository string, actions ...string) (string, error) {
-	if from := callerOf(r.Context()); from.PeerID != "" && repository == "" && len(actions) == 0 {
-		return "node:" + from.PeerID, nil
+	from := callerOf(r.Context())
+	if from.PeerID == "" || r.Header.Get("Authorization") != "" {
+		return g.Auth.Authorize(r, repository, actions...)
+	}
+	subject := nodeSubject(from.PeerID)
+	if repository == "" && len(actions) == 0 {
+		return subject, nil
+	}
+	if slices.Equal(actions, []string{"pull"}) && g.MayStillPull(r.Context(), subject, repository) == nil {
+		return subject, nil
 	}
 	return g.Auth.Authorize(r, repository, actions...)
 }
+
+// nodeSubject names a node in the words of auth.
+func nodeSubject(peerID string) string { return "node:" + peerID }
 
 // addrOf completes an address that a node listens on, such as ":65002", by
 // the address it was seen to call from.
@@ -161,7 +173,7 @@ func (s nodeService) announcement(ctx context.Context, from caller, d blob.Diges
 		out.Seed, out.RefusedStatus, out.RefusedReason = tracker.SeedRefused, http.StatusNotFound, "no repository here holds it"
 		return out
 	}
-	s.Seed.Ensure(ctx, &out, origin)
+	s.Seed.Ensure(ctx, nodeSubject(from.PeerID), &out, origin)
 	return out
 }
 
@@ -201,26 +213,38 @@ func (s nodeService) Watch(ctx context.Context, req *connect.Request[shoalv1.Wat
 	from := callerOf(ctx)
 	m := req.Msg
 	tooLong := func(s string) bool { return len(s) > maxLabel }
-	if tooLong(m.Hostname) || tooLong(m.Version) || tooLong(m.SwarmAddr) || len(m.P2PAddrs) > maxAddrs || slices.ContainsFunc(m.P2PAddrs, tooLong) {
+	if tooLong(m.Hostname) || tooLong(m.Version) || tooLong(m.SwarmAddr) || tooLong(m.Instance) || len(m.P2PAddrs) > maxAddrs || slices.ContainsFunc(m.P2PAddrs, tooLong) {
 		return connect.NewError(connect.CodeInvalidArgument, errTooMuch)
 	}
 	s.Auth.Seen(from.PeerID)
-	line := s.Fleet.Connect(fleet.Host{
-		PeerID: from.PeerID, Hostname: m.Hostname, Pool: from.Membership.Pool, Version: m.Version,
+	line, clone, err := s.Fleet.Connect(fleet.Host{
+		PeerID: from.PeerID, Instance: m.Instance, Hostname: m.Hostname, Pool: from.Membership.Pool, Version: m.Version,
 		SwarmAddr: from.addrOf(m.SwarmAddr), P2PAddrs: m.P2PAddrs,
 	})
+	if clone != "" {
+		s.Log.Error("two hosts use one key: the younger one is refused; it has to join with a key of its own", "peer", from.PeerID, "hostname", m.Hostname)
+	}
+	if err != nil {
+		return connect.NewError(connect.CodeAlreadyExists, err)
+	}
 	defer line.Close()
 	tick := time.NewTicker(alive)
 	defer tick.Stop()
-	order := &shoalv1.Order{What: &shoalv1.Order_Idle{Idle: &shoalv1.Idle{}}}
+	order := s.idle()
+	// What was told while the line was down.
+	missed := s.Auth.Revoked(s.Now().Add(-identity.MembershipLife))
 	for {
 		if err := stream.Send(order); err != nil {
 			return err
 		}
+		if len(missed) > 0 {
+			order, missed = &shoalv1.Order{What: &shoalv1.Order_Revoked{Revoked: &shoalv1.Revoked{PeerIds: missed}}}, nil
+			continue
+		}
 		select {
 		case order = <-line.Orders():
 		case <-tick.C:
-			order = &shoalv1.Order{What: &shoalv1.Order_Idle{Idle: &shoalv1.Idle{}}}
+			order = s.idle()
 		case <-line.Gone():
 			return nil
 		case <-s.Stopping:
@@ -229,6 +253,19 @@ func (s nodeService) Watch(ctx context.Context, req *connect.Request[shoalv1.Wat
 			return nil
 		}
 	}
+}
+
+// idle is a sign of life. The number in it is of a change whose order is on
+// its way at the latest.
+func (s nodeService) idle() *shoalv1.Order {
+	return &shoalv1.Order{What: &shoalv1.Order_Idle{Idle: &shoalv1.Idle{RightsNumber: s.Auth.LastChange()}}}
+}
+
+// RightsChanged is the order by which nodes hear of a change.
+func RightsChanged(c auth.Change) *shoalv1.Order {
+	return &shoalv1.Order{What: &shoalv1.Order_RightsChanged{RightsChanged: &shoalv1.RightsChanged{
+		Number: c.Number, Before: c.Before, Project: c.Project, User: c.User, Pools: c.Pools,
+	}}}
 }
 
 // Progress takes a node's answer to an order.

@@ -107,6 +107,32 @@ func (s projectService) ListMembers(ctx context.Context, req *connect.Request[sh
 	return connect.NewResponse(out), nil
 }
 
+func (s projectService) GrantPool(ctx context.Context, req *connect.Request[shoalv1.GrantPoolRequest]) (*connect.Response[shoalv1.GrantPoolResponse], error) {
+	if err := s.Auth.GrantPool(ctx, userOf(ctx).User, req.Msg.Project, req.Msg.Pool); err != nil {
+		return nil, coded(err)
+	}
+	return connect.NewResponse(&shoalv1.GrantPoolResponse{}), nil
+}
+
+func (s projectService) RevokePool(ctx context.Context, req *connect.Request[shoalv1.RevokePoolRequest]) (*connect.Response[shoalv1.RevokePoolResponse], error) {
+	if err := s.Auth.RevokePool(ctx, userOf(ctx).User, req.Msg.Project, req.Msg.Pool); err != nil {
+		return nil, coded(err)
+	}
+	return connect.NewResponse(&shoalv1.RevokePoolResponse{}), nil
+}
+
+func (s projectService) ListPoolGrants(ctx context.Context, req *connect.Request[shoalv1.ListPoolGrantsRequest]) (*connect.Response[shoalv1.ListPoolGrantsResponse], error) {
+	list, err := s.Auth.PoolGrants(ctx, userOf(ctx).User, req.Msg.Project)
+	if err != nil {
+		return nil, coded(err)
+	}
+	out := &shoalv1.ListPoolGrantsResponse{}
+	for _, g := range list {
+		out.Grants = append(out.Grants, &shoalv1.PoolGrant{Pool: g.Pool, Since: timestamppb.New(g.Since), By: g.By})
+	}
+	return connect.NewResponse(out), nil
+}
+
 func (s projectService) CreateRobot(ctx context.Context, req *connect.Request[shoalv1.CreateRobotRequest]) (*connect.Response[shoalv1.CreateRobotResponse], error) {
 	m := req.Msg
 	robot, secret, err := s.Auth.CreateRobot(ctx, userOf(ctx).User, m.Project, m.Name, m.Permissions, seconds(m.TtlSeconds))

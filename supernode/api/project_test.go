@@ -55,6 +55,15 @@ var projectCalls = map[string]struct {
 	"RemoveMember": {"admin", func(ctx context.Context, c shoalv1connect.ProjectServiceClient, p string) error {
 		return failed(c.RemoveMember(ctx, connect.NewRequest(&shoalv1.RemoveMemberRequest{Project: p, User: "extra"})))
 	}},
+	"GrantPool": {"admin", func(ctx context.Context, c shoalv1connect.ProjectServiceClient, p string) error {
+		return failed(c.GrantPool(ctx, connect.NewRequest(&shoalv1.GrantPoolRequest{Project: p, Pool: "web"})))
+	}},
+	"RevokePool": {"admin", func(ctx context.Context, c shoalv1connect.ProjectServiceClient, p string) error {
+		return failed(c.RevokePool(ctx, connect.NewRequest(&shoalv1.RevokePoolRequest{Project: p, Pool: "web"})))
+	}},
+	"ListPoolGrants": {"member", func(ctx context.Context, c shoalv1connect.ProjectServiceClient, p string) error {
+		return failed(c.ListPoolGrants(ctx, connect.NewRequest(&shoalv1.ListPoolGrantsRequest{Project: p})))
+	}},
 	"CreateRobot": {"admin", func(ctx context.Context, c shoalv1connect.ProjectServiceClient, p string) error {
 		return failed(c.CreateRobot(ctx, connect.NewRequest(&shoalv1.CreateRobotRequest{Project: p, Name: "extra", Permissions: []string{"pull"}, TtlSeconds: 60})))
 	}},

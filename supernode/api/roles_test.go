@@ -206,12 +206,12 @@ func (s *scene) try(who account, byToken bool, method, path, body string) outcom
 	return send(func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) })
 }
 
-func (s *scene) tokenFor(who account, realm string, q url.Values) string {
-	s.t.Helper()
-	response, raw := s.do("GET", strings.TrimPrefix(realm, s.public.URL)+"?"+q.Encode(), nil, func(r *http.Request) { r.SetBasicAuth(who.name, who.password) })
+func (f *front) tokenFor(who account, realm string, q url.Values) string {
+	f.t.Helper()
+	response, raw := f.do("GET", strings.TrimPrefix(realm, f.public.URL)+"?"+q.Encode(), nil, func(r *http.Request) { r.SetBasicAuth(who.name, who.password) })
 	var answer struct{ Token string }
 	if err := json.Unmarshal(raw, &answer); err != nil || answer.Token == "" {
-		s.t.Fatalf("a token for %s: %s %s", who.name, response.Status, raw)
+		f.t.Fatalf("a token for %s: %s %s", who.name, response.Status, raw)
 	}
 	return answer.Token
 }

@@ -55,6 +55,9 @@ type Config struct {
 	// OnKeys is told when others must hear of the token keys again, after that
 	// JWKS has them. May be nil.
 	OnKeys func()
+	// OnChange is told of each change of rights after it was committed, one
+	// after the other. May be nil.
+	OnChange func(Change)
 	// Audit is told of logins, sessions and changes of credentials. May be nil.
 	Audit func(context.Context, Deed)
 	Now   func() time.Time
@@ -75,9 +78,12 @@ type Auth struct {
 	crossSite *http.CrossOriginProtection
 
 	rotating sync.Mutex // held while the token keys change
+	telling  sync.Mutex // held while OnChange is called
 
 	mu       sync.Mutex
-	revoked  map[string]struct{}  // peer IDs; guarded by mu
+	stamped  int64                // number of the newest change; guarded by mu
+	told     int64                // and of the newest that was told; guarded by mu
+	revoked  map[string]time.Time // by peer ID, since when; guarded by mu
 	lastSeen map[string]time.Time // known nodes only; guarded by mu
 }
 
@@ -109,7 +115,7 @@ func New(ctx context.Context, cfg Config) (*Auth, error) {
 	if a.api, a.apiVerifier, err = tokenPair(cfg, APIService); err != nil {
 		return nil, fmt.Errorf("auth: API tokens: %w", err)
 	}
-	if err := a.loadRevoked(ctx); err != nil {
+	if err := errors.Join(a.loadRevoked(ctx), a.loadChanged(ctx)); err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
 	return a, nil

@@ -375,7 +375,7 @@ func TestSweep(t *testing.T) {
 	must(t, g.Sweep(t.Context()))
 	left, err := g.store.List(t.Context(), "auth/", "", 0)
 	must(t, err)
-	if len(left) != 7 { // two users, two projects with a member each, and the young refresh token
+	if len(left) != 8 { // two users, two projects with a member each, the last change, and the young refresh token
 		t.Fatalf("%d are left", len(left))
 	}
 }

@@ -147,7 +147,7 @@ func (a *Auth) authorizeBearer(r *http.Request, raw string, want token.Access) (
 // end.
 func (a *Auth) subject(ctx context.Context, name string) (User, error) {
 	if peerID, ok := strings.CutPrefix(name, nodePrefix); ok {
-		return User{Name: name, node: true}, a.admit(peerID)
+		return a.nodeUser(ctx, peerID)
 	}
 	if strings.HasPrefix(name, robotLogin) {
 		record, user, err := a.robotUser(ctx, name)

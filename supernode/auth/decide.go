@@ -20,6 +20,7 @@ const (
 type standing struct {
 	project  *Project // nil: there is none of that name
 	role     Role     // "" for who is no member
+	granted  bool     // for a node: its pool may pull from the project
 	revision meta.Revision
 }
 
@@ -34,7 +35,10 @@ type standing struct {
 func decide(user User, at standing, asked token.Access) (granted token.Access) {
 	var may []string
 	switch {
-	case user.node: // it has the rights that its token names, no others
+	case user.node: // besides, it has the rights that a token of its own names
+		if asked.Type == "repository" && at.project != nil && at.granted {
+			may = []string{actionPull}
+		}
 	case asked.Type == "registry" && asked.Name == "catalog":
 		may = []string{"*"}
 	case asked.Type != "repository":
@@ -77,6 +81,30 @@ func rights(user User, at standing, project string) []string {
 		return []string{actionPull}
 	}
 	return nil
+}
+
+// MemberOfAny tells whether a caller, as Authorize named it, has a place of
+// its own in one of the projects: as a member, as the project's robot, or as a
+// host of a pool that it was granted to. That a project is public is no place
+// in it. System administrators have one everywhere.
+func (a *Auth) MemberOfAny(ctx context.Context, subject string, projects []string) (bool, error) {
+	user, err := a.subject(ctx, subject)
+	if err != nil {
+		return false, fmt.Errorf("look up who asks: %w", err)
+	}
+	if user.systemAdmin() {
+		return true, nil
+	}
+	for _, name := range projects {
+		at, err := a.standingIn(ctx, user, name)
+		if err != nil {
+			return false, err
+		}
+		if at.project != nil && (at.role.valid() || at.granted || user.robot != nil && user.robot.Project == name) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // task is something done to a project rather than with its images.
@@ -131,7 +159,10 @@ func (a *Auth) standingIn(ctx context.Context, user User, name string) (standing
 		return standing{}, err
 	}
 	at := standing{project: p, revision: revision}
-	if user.robot == nil && !user.node {
+	switch {
+	case user.node:
+		at.granted, err = a.poolMay(ctx, name, user.pool)
+	case user.robot == nil:
 		at.role, err = a.roleOf(ctx, name, user)
 	}
 	return at, err

@@ -65,6 +65,7 @@ func (a *Auth) SetMember(ctx context.Context, by User, project, user string, rol
 		return edit{
 			compares: []meta.Compare{{Key: userPrefix + user, Revision: revision}},
 			ops:      []meta.Op{meta.Put(memberPrefix+project+"/"+user, data)},
+			user:     user,
 		}, nil
 	})
 	if err != nil {
@@ -96,7 +97,7 @@ func (a *Auth) unseat(ctx context.Context, project, user string) (edit, error) {
 	if old == nil {
 		return edit{}, fmt.Errorf("%w among the members", ErrNoUser)
 	}
-	return edit{ops: []meta.Op{meta.Delete(key)}}, nil
+	return edit{ops: []meta.Op{meta.Delete(key)}, user: user}, nil
 }
 
 // Members lists a project's members by name, for members and system
@@ -158,7 +159,7 @@ func (a *Auth) unseatEverywhere(ctx context.Context, user, id string) error {
 			if err != nil || m == nil || m.UserID != id {
 				return edit{}, err
 			}
-			return edit{compares: []meta.Compare{{Key: key, Revision: revision}}, ops: []meta.Op{meta.Delete(key)}}, nil
+			return edit{compares: []meta.Compare{{Key: key, Revision: revision}}, ops: []meta.Op{meta.Delete(key)}, user: user}, nil
 		})
 		if err != nil {
 			return err

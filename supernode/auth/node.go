@@ -66,7 +66,7 @@ func (a *Auth) Enrol(ctx context.Context, redeemed Redeemed, public ed25519.Publ
 	if err != nil {
 		return nil, fmt.Errorf("enrol %s: %w", peerID, err)
 	}
-	return a.membership(peerID, identity.RoleAgent, redeemed.Pool)
+	return a.membership(ctx, peerID, identity.RoleAgent, redeemed.Pool)
 }
 
 // Renew makes out a node's next membership. The error wraps ErrRevoked or
@@ -87,18 +87,22 @@ func (a *Auth) Renew(ctx context.Context, peerID string) (membership []byte, err
 	if err != nil {
 		return nil, fmt.Errorf("renew the membership of %s: %w", peerID, err)
 	}
-	return a.membership(peerID, identity.RoleAgent, pool)
+	return a.membership(ctx, peerID, identity.RoleAgent, pool)
 }
 
 // Supernode makes out the membership of a supernode itself.
-func (a *Auth) Supernode(peerID string) (membership []byte, err error) {
-	return a.membership(peerID, identity.RoleSupernode, "")
+func (a *Auth) Supernode(ctx context.Context, peerID string) (membership []byte, err error) {
+	return a.membership(ctx, peerID, identity.RoleSupernode, "")
 }
 
-func (a *Auth) membership(peerID, role, pool string) ([]byte, error) {
+func (a *Auth) membership(ctx context.Context, peerID, role, pool string) ([]byte, error) {
+	projects, err := a.poolProjects(ctx, pool)
+	if err != nil {
+		return nil, err
+	}
 	now := a.cfg.Now()
 	return identity.SignMembership(identity.Membership{
-		PeerID: peerID, Role: role, IDC: a.cfg.IDC, Pool: pool,
+		PeerID: peerID, Role: role, IDC: a.cfg.IDC, Pool: pool, Projects: projects,
 		NotBefore: now, NotAfter: now.Add(identity.MembershipLife),
 	}, a.cfg.MemberKey)
 }
@@ -116,7 +120,7 @@ func (a *Auth) Revoke(ctx context.Context, peerID string) error {
 			return fmt.Errorf("revoke %s: %w", peerID, err)
 		}
 		a.mu.Lock()
-		a.revoked[peerID] = struct{}{}
+		a.revoked[peerID] = a.cfg.Now()
 		a.mu.Unlock()
 		a.cfg.Log.WarnContext(ctx, "node revoked", "peer", peerID)
 		if a.cfg.OnRevoke != nil {
@@ -199,16 +203,35 @@ func (a *Auth) Nodes(ctx context.Context) ([]Node, error) {
 	return out, nil
 }
 
-// Revoked is the set of nodes that were turned away, for the check of each
-// request.
-func (a *Auth) Revoked() map[string]struct{} {
+// Revoked are the nodes that were turned away since a time, in no order. A
+// membership that was made out before MembershipLife ago has ended anyway.
+func (a *Auth) Revoked(since time.Time) []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := make(map[string]struct{}, len(a.revoked))
-	for id := range a.revoked {
-		out[id] = struct{}{}
+	var out []string
+	for id, at := range a.revoked {
+		if !at.Before(since) {
+			out = append(out, id)
+		}
 	}
 	return out
+}
+
+// nodeUser is a node as somebody who asks, with what was recorded when it
+// joined.
+func (a *Auth) nodeUser(ctx context.Context, peerID string) (User, error) {
+	user := User{Name: nodePrefix + peerID, node: true}
+	if err := a.admit(peerID); err != nil {
+		return user, err
+	}
+	record, _, err := read[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix+peerID)
+	if err != nil {
+		return user, fmt.Errorf("look a node up: %w", err)
+	}
+	if record != nil {
+		user.pool = record.Pool
+	}
+	return user, nil
 }
 
 func (a *Auth) admit(peerID string) error {
@@ -227,10 +250,10 @@ func (a *Auth) loadRevoked(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.revoked = map[string]struct{}{}
+	a.revoked = map[string]time.Time{}
 	for _, r := range records {
 		if !r.Revoked.IsZero() {
-			a.revoked[r.PeerID] = struct{}{}
+			a.revoked[r.PeerID] = r.Revoked
 		}
 	}
 	return nil

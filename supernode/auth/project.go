@@ -218,8 +218,8 @@ func (a *Auth) DeleteProject(ctx context.Context, by User, name string, contents
 	}
 	for done := false; !done; {
 		err := a.changeProject(ctx, by, name, endProject, func(*Project) (out edit, err error) {
-			for _, prefix := range []string{memberPrefix, robotPrefix} {
-				page, err := a.cfg.Meta.List(ctx, prefix+name+"/", "", meta.MaxOps/2-1)
+			for _, prefix := range []string{memberPrefix, robotPrefix, poolPrefix} {
+				page, err := a.cfg.Meta.List(ctx, prefix+name+"/", "", meta.MaxOps/3-1)
 				if err != nil {
 					return out, err
 				}
@@ -244,6 +244,10 @@ type edit struct {
 	compares []meta.Compare
 	ops      []meta.Op
 	removes  bool // the project itself goes
+	// user is whom alone the change is about, and pools that it is about what
+	// pools may pull; for Change.
+	user  string
+	pools bool
 }
 
 // changeProject is the one way in which a project, its members and its robots
@@ -272,7 +276,14 @@ func (a *Auth) changeProject(ctx context.Context, by User, name string, what tas
 		}
 		// A change of the caller's own role writes the project too, so that
 		// this compare holds for what was allowed as well.
-		_, err = a.cfg.Meta.Commit(ctx, append(out.compares, meta.Compare{Key: key, Revision: at.revision}), append(out.ops, write))
+		number, stamp, err := a.stamp()
+		if err != nil {
+			return err
+		}
+		_, err = a.cfg.Meta.Commit(ctx, append(out.compares, meta.Compare{Key: key, Revision: at.revision}), append(out.ops, write, stamp))
+		if err == nil {
+			a.changed(Change{Number: number, Project: name, User: out.user, Pools: out.pools || out.removes})
+		}
 		if !errors.Is(err, meta.ErrConflict) {
 			return err
 		}

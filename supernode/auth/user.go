@@ -42,7 +42,8 @@ type User struct {
 	id    string
 	epoch uint64
 	robot *Robot // nil: a person
-	node  bool   // the bearer of a node's token
+	node  bool   // a node itself, or the bearer of its token
+	pool  string // the node's
 }
 
 // systemAdmin reports whether the user may do everything.
@@ -180,9 +181,14 @@ func (a *Auth) RemoveUser(ctx context.Context, name string) error {
 		// The other admin must still be there when this one goes.
 		compares = append(compares, meta.Compare{Key: userPrefix + other, Revision: otherRevision})
 	}
-	if _, err := a.cfg.Meta.Commit(ctx, compares, []meta.Op{meta.Delete(userPrefix + name)}); err != nil {
+	number, stamp, err := a.stamp()
+	if err != nil {
+		return err
+	}
+	if _, err := a.cfg.Meta.Commit(ctx, compares, []meta.Op{meta.Delete(userPrefix + name), stamp}); err != nil {
 		return fmt.Errorf("remove user %s: %w", name, err)
 	}
+	a.changed(Change{Number: number, User: name})
 	if err := a.unseatEverywhere(ctx, name, record.ID); err != nil {
 		return fmt.Errorf("take the roles of %s away, who is removed: %w", name, err)
 	}

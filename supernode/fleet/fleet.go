@@ -24,6 +24,7 @@ var ErrNoHosts = errors.New("no connected host fits")
 // Host is what a host says of itself, and what its membership says of it.
 type Host struct {
 	PeerID    string
+	Instance  string // of the process; drawn when it started
 	Hostname  string
 	Pool      string
 	Version   string
@@ -91,11 +92,12 @@ type Fleet struct {
 	mu     sync.Mutex
 	lines  map[string]*Line         // guarded by mu, by peer ID
 	orders map[string]chan<- Update // guarded by mu, by order ID + peer ID
+	lives  map[string]*lives        // guarded by mu, by peer ID
 }
 
 // New makes an empty fleet.
 func New() *Fleet {
-	return &Fleet{lines: map[string]*Line{}, orders: map[string]chan<- Update{}}
+	return &Fleet{lines: map[string]*Line{}, orders: map[string]chan<- Update{}, lives: map[string]*lives{}}
 }
 
 // Line is the open line to one host.
@@ -116,9 +118,10 @@ func (l *Line) Gone() <-chan struct{} { return l.gone }
 func (l *Line) Close() { l.close() }
 
 // Connect opens the line to a host. A host that connects again replaces its
-// older line.
-func (f *Fleet) Connect(host Host) *Line {
-	l := &Line{host: host, orders: make(chan *shoalv1.Order, pendingOrders), gone: make(chan struct{})}
+// older line. The error wraps ErrCloned; clone names the process that was
+// found to be one, "" for none.
+func (f *Fleet) Connect(host Host) (l *Line, clone string, err error) {
+	l = &Line{host: host, orders: make(chan *shoalv1.Order, pendingOrders), gone: make(chan struct{})}
 	var once sync.Once
 	l.close = func() {
 		once.Do(func() {
@@ -131,13 +134,43 @@ func (f *Fleet) Connect(host Host) *Line {
 		})
 	}
 	f.mu.Lock()
-	old := f.lines[host.PeerID]
-	f.lines[host.PeerID] = l
+	old, known := f.lines[host.PeerID], f.lives[host.PeerID]
+	if known == nil {
+		known = &lives{}
+		f.lives[host.PeerID] = known
+	}
+	current := ""
+	if old != nil {
+		current = old.host.Instance
+	}
+	may, isClone := known.arrive(host.Instance, current)
+	if may {
+		f.lines[host.PeerID] = l
+	}
 	f.mu.Unlock()
+	if !may {
+		return nil, "", ErrCloned
+	}
 	if old != nil {
 		old.Close()
 	}
-	return l
+	if isClone {
+		clone = current
+	}
+	return l, clone, nil
+}
+
+// Cloned lists the peers whose key a second host came with since the start.
+func (f *Fleet) Cloned() map[string]bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[string]bool{}
+	for peerID, l := range f.lives {
+		if len(l.refused) > 0 {
+			out[peerID] = true
+		}
+	}
+	return out
 }
 
 // Hosts lists the connected hosts.
@@ -151,14 +184,17 @@ func (f *Fleet) Hosts() []Host {
 	return out
 }
 
-// Tell sends an order that needs no answer to every connected host.
+// Tell sends an order that needs no answer to every connected host. The line
+// of a host that has too many orders waiting is closed: when it comes back it
+// is told how things stand.
 func (f *Fleet) Tell(order *shoalv1.Order) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, l := range f.lines {
 		select {
 		case l.orders <- order:
-		default: // a host that does not read hears it at its next renewal
+		default:
+			go l.Close() // which takes the lock
 		}
 	}
 }

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 
@@ -52,7 +53,7 @@ func TestPick(t *testing.T) {
 func TestOrdersAreAnsweredByEachHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := New()
-		good, gone := f.Connect(Host{PeerID: "good"}), f.Connect(Host{PeerID: "gone"})
+		good, gone := connect(t, f, Host{PeerID: "good"}), connect(t, f, Host{PeerID: "gone"})
 		go func() {
 			order := <-good.Orders()
 			f.Progress(t.Context(), "good", order.Id, Update{Bytes: 1, Size: 2})
@@ -90,10 +91,70 @@ func TestOrdersAreAnsweredByEachHost(t *testing.T) {
 	})
 }
 
+func connect(t *testing.T, f *Fleet, h Host) *Line {
+	t.Helper()
+	l, _, err := f.Connect(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// TestClones plays the arrivals of processes that have one key. A capital
+// letter opens a line, the small one closes it.
+func TestClones(t *testing.T) {
+	for name, c := range map[string]struct {
+		play, refused, clones string
+	}{
+		"a start":                                  {"A", "", ""},
+		"the line breaks and comes back":           {"AaAaA", "", ""},
+		"the line comes back before it broke":      {"AAA", "", ""},
+		"a restart":                                {"AaBbC", "", ""},
+		"a restart after the power went":           {"ABC", "", ""},
+		"a copy":                                   {"ABA", "", "B"},
+		"a copy that comes again":                  {"ABABbB", "BB", "B"},
+		"a copy that is started again":             {"ABACA", "", "BC"},
+		"the first one starts again beside a copy": {"ABAaDB", "B", "B"},
+		"a copy of a host that is switched off":    {"AaB", "", ""},
+		"which is then switched on":                {"AaBCBC", "C", "C"},
+	} {
+		f, lines, refused, clones := New(), map[rune]*Line{}, "", ""
+		for _, who := range c.play {
+			if who >= 'a' {
+				lines[who].Close()
+				continue
+			}
+			l, clone, err := f.Connect(Host{PeerID: "p", Instance: string(who)})
+			clones += clone
+			if err != nil {
+				refused += string(who)
+				continue
+			}
+			lines[who+'a'-'A'] = l
+		}
+		if refused != c.refused || clones != c.clones {
+			t.Errorf("%s (%s): refused %q, clones %q; want %q and %q", name, c.play, refused, clones, c.refused, c.clones)
+		}
+		if cloned := f.Cloned()["p"]; cloned != (c.clones != "") {
+			t.Errorf("%s: listed as cloned: %v", name, cloned)
+		}
+	}
+}
+
+func TestInstancesAreBounded(t *testing.T) {
+	f := New()
+	for i := range 5 * maxInstances {
+		connect(t, f, Host{PeerID: "p", Instance: fmt.Sprint(i)})
+	}
+	if n := len(f.lives["p"].displaced); n > maxInstances {
+		t.Errorf("%d are remembered", n)
+	}
+}
+
 func TestANewLineReplacesTheOldOne(t *testing.T) {
 	f := New()
-	old := f.Connect(Host{PeerID: "p", Version: "1"})
-	f.Connect(Host{PeerID: "p", Version: "2"})
+	old := connect(t, f, Host{PeerID: "p", Version: "1"})
+	connect(t, f, Host{PeerID: "p", Version: "2"})
 	<-old.Gone()
 	old.Close()
 	if hosts := f.Hosts(); len(hosts) != 1 || hosts[0].Version != "2" {
@@ -104,7 +165,7 @@ func TestANewLineReplacesTheOldOne(t *testing.T) {
 func TestDoStopsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := New()
-		f.Connect(Host{PeerID: "silent"})
+		connect(t, f, Host{PeerID: "silent"})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {

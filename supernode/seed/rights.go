@@ -25,6 +25,8 @@ type Reader struct {
 	Subject string
 	// Token is the reader's pull token of the registry outside, "" without one.
 	Token string
+	// Operator reads for the operator, who made the supernode's logins.
+	Operator bool
 }
 
 // rights remembers whom registries let read, for while they are down.
@@ -62,14 +64,19 @@ func (r *rights) remembered(k rightKey) bool {
 }
 
 // may asks whether a reader may read a manifest or a blob: by the operator's
-// own login for that registry, if there is one and the reader is known here,
-// or else by what the registry lets the reader's token, or anybody, read.
+// own login for that registry, if the reader may use it, or else by what the
+// registry lets the reader's token, or anybody, read.
 func (s *Seed) may(ctx context.Context, who Reader, ref blob.Ref, reference string, manifest bool) error {
 	if !s.cfg.Upstream.Known(ref.Registry) {
 		return fmt.Errorf("%w: %s", ErrUnknownUpstream, ref.Registry)
 	}
-	if who.Subject != "" && who.Token == "" && s.cfg.Credentials(ref.Registry) {
+	if who.Operator && s.cfg.Upstream.Credentials(ref.Registry) {
 		return nil
+	}
+	if who.Subject != "" && who.Token == "" {
+		if may, err := s.cfg.MayLogin(ctx, ref.Registry, who.Subject); err != nil || may {
+			return err
+		}
 	}
 	k := rightKey{ref: ref, reference: reference, token: sha256.Sum256([]byte(who.Token))}
 	yes, err := s.cfg.Upstream.Readable(ctx, ref, reference, manifest, who.Token)

@@ -55,6 +55,8 @@ type Content interface {
 // Upstream is what the seed needs of pkg/upstream's Client.
 type Upstream interface {
 	Known(registry string) bool
+	// Credentials reports whether the operator configured a login for it.
+	Credentials(registry string) bool
 	Head(ctx context.Context, ref blob.Ref, reference, token string, accept []string) (blob.Descriptor, error)
 	Manifest(ctx context.Context, ref blob.Ref, reference, token string, accept []string) (blob.Descriptor, []byte, error)
 	Blob(ctx context.Context, ref blob.Ref, d blob.Digest, r blob.Range, token string) (io.ReadCloser, int64, error)
@@ -68,10 +70,9 @@ type Config struct {
 	Own      func(ctx context.Context, d blob.Digest) (Content, error)
 	Store    fetch.Store
 	Upstream Upstream
-	// Credentials reports whether the operator configured a login for the
-	// registry: then every member and everybody who is logged in here may read
-	// what that login may. May be nil.
-	Credentials func(registry string) bool
+	// MayLogin reports whether a subject may read what the operator's own login
+	// at the registry may. May be nil: then nobody may.
+	MayLogin func(ctx context.Context, registry, subject string) (bool, error)
 	// Sign signs provisional hashes, maps and tag records.
 	Sign blob.SignFunc
 	// Tags keeps the signed records of tags; may be nil.
@@ -138,10 +139,11 @@ type Status struct {
 
 // Want is a blob that a node wants.
 type Want struct {
-	Digest blob.Digest
-	Size   int64 // bytes; -1 when not known
-	Ref    blob.Ref
-	Token  string // the reader's pull token for Ref, "" without one
+	Subject string // the node
+	Digest  blob.Digest
+	Size    int64 // bytes; -1 when not known
+	Ref     blob.Ref
+	Token   string // the reader's pull token for Ref, "" without one
 }
 
 // New makes a seed.
@@ -149,8 +151,8 @@ func New(cfg Config) *Seed {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Credentials == nil {
-		cfg.Credentials = func(string) bool { return false }
+	if cfg.MayLogin == nil {
+		cfg.MayLogin = func(context.Context, string, string) (bool, error) { return false, nil }
 	}
 	if cfg.Epoch == nil {
 		cfg.Epoch = func() uint64 { return 0 }
@@ -235,7 +237,7 @@ func (s *Seed) Ensure(ctx context.Context, w Want) Status {
 	}
 	moment, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	err := s.may(moment, Reader{Subject: "member", Token: w.Token}, w.Ref, w.Digest.String(), false)
+	err := s.may(moment, Reader{Subject: w.Subject, Token: w.Token}, w.Ref, w.Digest.String(), false)
 	switch {
 	case err == nil:
 		return Status{State: Has}

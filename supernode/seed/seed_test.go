@@ -34,6 +34,7 @@ type outside struct {
 	slow    time.Duration
 	readers map[string]bool // tokens that may read; nil: everybody
 	down    bool
+	login   bool // the operator's
 	tags    map[string]blob.Descriptor
 	heads   int
 	asked   int
@@ -58,6 +59,12 @@ func (o *outside) Blob(ctx context.Context, ref blob.Ref, d blob.Digest, r blob.
 }
 
 func (o *outside) Known(registry string) bool { return registry == ref.Registry }
+
+func (o *outside) Credentials(string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.login
+}
 
 func (o *outside) Readable(ctx context.Context, _ blob.Ref, _ string, _ bool, token string) (bool, error) {
 	o.mu.Lock()
@@ -364,20 +371,36 @@ func TestTagsAreRevalidatedOrStale(t *testing.T) {
 	})
 }
 
-func TestCredentialsAreForThoseWhoAreKnown(t *testing.T) {
+func TestTheOperatorsLoginIsForThoseItIsMeantFor(t *testing.T) {
 	onGround(t, func(_ *ground, cfg *seed.Config) {
-		cfg.Credentials = func(string) bool { return true }
+		cfg.MayLogin = func(_ context.Context, registry, subject string) (bool, error) {
+			if subject == "broken" {
+				return false, errors.New("the store is broken")
+			}
+			return registry == ref.Registry && subject == "ann", nil
+		}
 	}, func(g *ground) {
-		g.out.set(func(o *outside) { o.readers = map[string]bool{} })
+		g.out.set(func(o *outside) { o.readers, o.login = map[string]bool{}, true })
 		g.tag("latest", "{}")
-		if _, err := g.seed.Manifest(g.t.Context(), seed.Reader{}, ref, "latest"); !errors.Is(err, fetch.ErrDenied) {
-			t.Errorf("nobody in particular: %v", err)
+		for who, want := range map[seed.Reader]error{
+			{}:                                 fetch.ErrDenied,
+			{Subject: "ann"}:                   nil,
+			{Subject: "bob"}:                   fetch.ErrDenied,
+			{Subject: "node:x"}:                fetch.ErrDenied,
+			{Operator: true}:                   nil,
+			{Subject: "ann", Token: "her own"}: fetch.ErrDenied, // supplied credentials decide alone
+			{Subject: "robot$demo+ci"}:         fetch.ErrDenied,
+		} {
+			if _, err := g.seed.Manifest(g.t.Context(), who, ref, "latest"); !errors.Is(err, want) {
+				t.Errorf("%+v: %v, want %v", who, err, want)
+			}
 		}
-		if _, err := g.seed.Manifest(g.t.Context(), member, ref, "latest"); err != nil {
-			t.Errorf("a member: %v", err)
+		if _, err := g.seed.Manifest(g.t.Context(), seed.Reader{Subject: "broken"}, ref, "latest"); err == nil || errors.Is(err, fetch.ErrDenied) {
+			t.Errorf("a fault of our own: %v", err)
 		}
-		if _, err := g.seed.Manifest(g.t.Context(), seed.Reader{Subject: "user", Token: "theirs"}, ref, "latest"); !errors.Is(err, fetch.ErrDenied) {
-			t.Errorf("supplied credentials do not decide alone: %v", err)
+		g.out.set(func(o *outside) { o.login = false })
+		if _, err := g.seed.Manifest(g.t.Context(), seed.Reader{Operator: true}, ref, "latest"); !errors.Is(err, fetch.ErrDenied) {
+			t.Errorf("without a login of the operator's: %v", err)
 		}
 	})
 }

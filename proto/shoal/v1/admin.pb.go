@@ -215,16 +215,18 @@ func (x *ListServersResponse) GetServers() []*Server {
 }
 
 type Server struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	PeerId        string                 `protobuf:"bytes,1,opt,name=peer_id,json=peerId,proto3" json:"peer_id,omitempty"`
-	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
-	Pool          string                 `protobuf:"bytes,3,opt,name=pool,proto3" json:"pool,omitempty"`
-	SwarmAddr     string                 `protobuf:"bytes,4,opt,name=swarm_addr,json=swarmAddr,proto3" json:"swarm_addr,omitempty"`
-	Version       string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
-	Connected     bool                   `protobuf:"varint,6,opt,name=connected,proto3" json:"connected,omitempty"`
-	Joined        *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=joined,proto3" json:"joined,omitempty"`
-	LastSeen      *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
-	Revoked       bool                   `protobuf:"varint,9,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	PeerId    string                 `protobuf:"bytes,1,opt,name=peer_id,json=peerId,proto3" json:"peer_id,omitempty"`
+	Hostname  string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Pool      string                 `protobuf:"bytes,3,opt,name=pool,proto3" json:"pool,omitempty"`
+	SwarmAddr string                 `protobuf:"bytes,4,opt,name=swarm_addr,json=swarmAddr,proto3" json:"swarm_addr,omitempty"`
+	Version   string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	Connected bool                   `protobuf:"varint,6,opt,name=connected,proto3" json:"connected,omitempty"`
+	Joined    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=joined,proto3" json:"joined,omitempty"`
+	LastSeen  *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	Revoked   bool                   `protobuf:"varint,9,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	// A second host came with this one's key and was refused.
+	Cloned        bool `protobuf:"varint,10,opt,name=cloned,proto3" json:"cloned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -318,6 +320,13 @@ func (x *Server) GetLastSeen() *timestamppb.Timestamp {
 func (x *Server) GetRevoked() bool {
 	if x != nil {
 		return x.Revoked
+	}
+	return false
+}
+
+func (x *Server) GetCloned() bool {
+	if x != nil {
+		return x.Cloned
 	}
 	return false
 }
@@ -1124,7 +1133,7 @@ const file_shoal_v1_admin_proto_rawDesc = "" +
 	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\x14\n" +
 	"\x12ListServersRequest\"A\n" +
 	"\x13ListServersResponse\x12*\n" +
-	"\aservers\x18\x01 \x03(\v2\x10.shoal.v1.ServerR\aservers\"\xaf\x02\n" +
+	"\aservers\x18\x01 \x03(\v2\x10.shoal.v1.ServerR\aservers\"\xc7\x02\n" +
 	"\x06Server\x12\x17\n" +
 	"\apeer_id\x18\x01 \x01(\tR\x06peerId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
@@ -1135,7 +1144,9 @@ const file_shoal_v1_admin_proto_rawDesc = "" +
 	"\tconnected\x18\x06 \x01(\bR\tconnected\x122\n" +
 	"\x06joined\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x06joined\x127\n" +
 	"\tlast_seen\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\x18\n" +
-	"\arevoked\x18\t \x01(\bR\arevoked\".\n" +
+	"\arevoked\x18\t \x01(\bR\arevoked\x12\x16\n" +
+	"\x06cloned\x18\n" +
+	" \x01(\bR\x06cloned\".\n" +
 	"\x13RevokeServerRequest\x12\x17\n" +
 	"\apeer_id\x18\x01 \x01(\tR\x06peerId\"\x16\n" +
 	"\x14RevokeServerResponse\"+\n" +

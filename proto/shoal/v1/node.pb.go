@@ -1122,11 +1122,14 @@ func (*ReportResponse) Descriptor() ([]byte, []int) {
 }
 
 type WatchRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Hostname      string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
-	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	SwarmAddr     string                 `protobuf:"bytes,3,opt,name=swarm_addr,json=swarmAddr,proto3" json:"swarm_addr,omitempty"`
-	P2PAddrs      []string               `protobuf:"bytes,4,rep,name=p2p_addrs,json=p2pAddrs,proto3" json:"p2p_addrs,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Hostname  string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Version   string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	SwarmAddr string                 `protobuf:"bytes,3,opt,name=swarm_addr,json=swarmAddr,proto3" json:"swarm_addr,omitempty"`
+	P2PAddrs  []string               `protobuf:"bytes,4,rep,name=p2p_addrs,json=p2pAddrs,proto3" json:"p2p_addrs,omitempty"`
+	// Drawn when the process started: two that live at once with one key are a
+	// host and its copy. The younger is refused with ALREADY_EXISTS.
+	Instance      string `protobuf:"bytes,5,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1189,6 +1192,13 @@ func (x *WatchRequest) GetP2PAddrs() []string {
 	return nil
 }
 
+func (x *WatchRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
 type Order struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1197,6 +1207,7 @@ type Order struct {
 	//	*Order_Prewarm
 	//	*Order_Revoked
 	//	*Order_Idle
+	//	*Order_RightsChanged
 	//	*Order_Renew
 	What          isOrder_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
@@ -1274,6 +1285,15 @@ func (x *Order) GetIdle() *Idle {
 	return nil
 }
 
+func (x *Order) GetRightsChanged() *RightsChanged {
+	if x != nil {
+		if x, ok := x.What.(*Order_RightsChanged); ok {
+			return x.RightsChanged
+		}
+	}
+	return nil
+}
+
 func (x *Order) GetRenew() *Renew {
 	if x != nil {
 		if x, ok := x.What.(*Order_Renew); ok {
@@ -1301,6 +1321,10 @@ type Order_Idle struct {
 	Idle *Idle `protobuf:"bytes,4,opt,name=idle,proto3,oneof"`
 }
 
+type Order_RightsChanged struct {
+	RightsChanged *RightsChanged `protobuf:"bytes,5,opt,name=rights_changed,json=rightsChanged,proto3,oneof"`
+}
+
 type Order_Renew struct {
 	Renew *Renew `protobuf:"bytes,6,opt,name=renew,proto3,oneof"`
 }
@@ -1310,6 +1334,8 @@ func (*Order_Prewarm) isOrder_What() {}
 func (*Order_Revoked) isOrder_What() {}
 
 func (*Order_Idle) isOrder_What() {}
+
+func (*Order_RightsChanged) isOrder_What() {}
 
 func (*Order_Renew) isOrder_What() {}
 
@@ -1351,7 +1377,10 @@ func (*Renew) Descriptor() ([]byte, []int) {
 }
 
 type Idle struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of the last change of rights, 0 before the first. A node that
+	// heard of an earlier one last asks anew about everything.
+	RightsNumber  int64 `protobuf:"varint,1,opt,name=rights_number,json=rightsNumber,proto3" json:"rights_number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1386,6 +1415,96 @@ func (*Idle) Descriptor() ([]byte, []int) {
 	return file_shoal_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
+func (x *Idle) GetRightsNumber() int64 {
+	if x != nil {
+		return x.RightsNumber
+	}
+	return 0
+}
+
+// RightsChanged ends what a node remembers about readers' rights.
+type RightsChanged struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Grows with each change, by milliseconds of the Unix time. Tokens that were
+	// made up to then are shown to the supernode again.
+	Number int64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// The number of the change before.
+	Before int64 `protobuf:"varint,2,opt,name=before,proto3" json:"before,omitempty"`
+	// Of which project; empty: of all.
+	Project string `protobuf:"bytes,3,opt,name=project,proto3" json:"project,omitempty"`
+	// Of which user; empty: of all.
+	User string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	// What pools may pull is among it: the membership is to be renewed.
+	Pools         bool `protobuf:"varint,5,opt,name=pools,proto3" json:"pools,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RightsChanged) Reset() {
+	*x = RightsChanged{}
+	mi := &file_shoal_v1_node_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RightsChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RightsChanged) ProtoMessage() {}
+
+func (x *RightsChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_v1_node_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RightsChanged.ProtoReflect.Descriptor instead.
+func (*RightsChanged) Descriptor() ([]byte, []int) {
+	return file_shoal_v1_node_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RightsChanged) GetNumber() int64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *RightsChanged) GetBefore() int64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *RightsChanged) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *RightsChanged) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *RightsChanged) GetPools() bool {
+	if x != nil {
+		return x.Pools
+	}
+	return false
+}
+
 type Revoked struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	PeerIds       []string               `protobuf:"bytes,1,rep,name=peer_ids,json=peerIds,proto3" json:"peer_ids,omitempty"`
@@ -1395,7 +1514,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_shoal_v1_node_proto_msgTypes[19]
+	mi := &file_shoal_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1526,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_node_proto_msgTypes[19]
+	mi := &file_shoal_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1539,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_shoal_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Revoked) GetPeerIds() []string {
@@ -1450,7 +1569,7 @@ type Prewarm struct {
 
 func (x *Prewarm) Reset() {
 	*x = Prewarm{}
-	mi := &file_shoal_v1_node_proto_msgTypes[20]
+	mi := &file_shoal_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +1581,7 @@ func (x *Prewarm) String() string {
 func (*Prewarm) ProtoMessage() {}
 
 func (x *Prewarm) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_node_proto_msgTypes[20]
+	mi := &file_shoal_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +1594,7 @@ func (x *Prewarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prewarm.ProtoReflect.Descriptor instead.
 func (*Prewarm) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_shoal_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Prewarm) GetRegistry() string {
@@ -1540,7 +1659,7 @@ type ProgressRequest struct {
 
 func (x *ProgressRequest) Reset() {
 	*x = ProgressRequest{}
-	mi := &file_shoal_v1_node_proto_msgTypes[21]
+	mi := &file_shoal_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1671,7 @@ func (x *ProgressRequest) String() string {
 func (*ProgressRequest) ProtoMessage() {}
 
 func (x *ProgressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_node_proto_msgTypes[21]
+	mi := &file_shoal_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1684,7 @@ func (x *ProgressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgressRequest.ProtoReflect.Descriptor instead.
 func (*ProgressRequest) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_shoal_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ProgressRequest) GetOrderId() string {
@@ -1611,7 +1730,7 @@ type ProgressResponse struct {
 
 func (x *ProgressResponse) Reset() {
 	*x = ProgressResponse{}
-	mi := &file_shoal_v1_node_proto_msgTypes[22]
+	mi := &file_shoal_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1742,7 @@ func (x *ProgressResponse) String() string {
 func (*ProgressResponse) ProtoMessage() {}
 
 func (x *ProgressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_node_proto_msgTypes[22]
+	mi := &file_shoal_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1755,7 @@ func (x *ProgressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgressResponse.ProtoReflect.Descriptor instead.
 func (*ProgressResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_shoal_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 var File_shoal_v1_node_proto protoreflect.FileDescriptor
@@ -1739,22 +1858,31 @@ const file_shoal_v1_node_proto_rawDesc = "" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x14\n" +
 	"\x05piece\x18\x03 \x01(\x05R\x05piece\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x10\n" +
-	"\x0eReportResponse\"\x80\x01\n" +
+	"\x0eReportResponse\"\x9c\x01\n" +
 	"\fWatchRequest\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1d\n" +
 	"\n" +
 	"swarm_addr\x18\x03 \x01(\tR\tswarmAddr\x12\x1b\n" +
-	"\tp2p_addrs\x18\x04 \x03(\tR\bp2pAddrs\"\xcc\x01\n" +
+	"\tp2p_addrs\x18\x04 \x03(\tR\bp2pAddrs\x12\x1a\n" +
+	"\binstance\x18\x05 \x01(\tR\binstance\"\x8e\x02\n" +
 	"\x05Order\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12-\n" +
 	"\aprewarm\x18\x02 \x01(\v2\x11.shoal.v1.PrewarmH\x00R\aprewarm\x12-\n" +
 	"\arevoked\x18\x03 \x01(\v2\x11.shoal.v1.RevokedH\x00R\arevoked\x12$\n" +
-	"\x04idle\x18\x04 \x01(\v2\x0e.shoal.v1.IdleH\x00R\x04idle\x12'\n" +
+	"\x04idle\x18\x04 \x01(\v2\x0e.shoal.v1.IdleH\x00R\x04idle\x12@\n" +
+	"\x0erights_changed\x18\x05 \x01(\v2\x17.shoal.v1.RightsChangedH\x00R\rrightsChanged\x12'\n" +
 	"\x05renew\x18\x06 \x01(\v2\x0f.shoal.v1.RenewH\x00R\x05renewB\x06\n" +
 	"\x04what\"\a\n" +
-	"\x05Renew\"\x06\n" +
-	"\x04Idle\"$\n" +
+	"\x05Renew\"+\n" +
+	"\x04Idle\x12#\n" +
+	"\rrights_number\x18\x01 \x01(\x03R\frightsNumber\"\x83\x01\n" +
+	"\rRightsChanged\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x03R\x06number\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\x03R\x06before\x12\x18\n" +
+	"\aproject\x18\x03 \x01(\tR\aproject\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12\x14\n" +
+	"\x05pools\x18\x05 \x01(\bR\x05pools\"$\n" +
 	"\aRevoked\x12\x19\n" +
 	"\bpeer_ids\x18\x01 \x03(\tR\apeerIds\"\xb9\x01\n" +
 	"\aPrewarm\x12\x1a\n" +
@@ -1798,7 +1926,7 @@ func file_shoal_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_shoal_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_shoal_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_shoal_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_shoal_v1_node_proto_goTypes = []any{
 	(Announcement_State)(0),  // 0: shoal.v1.Announcement.State
 	(*JoinRequest)(nil),      // 1: shoal.v1.JoinRequest
@@ -1820,10 +1948,11 @@ var file_shoal_v1_node_proto_goTypes = []any{
 	(*Order)(nil),            // 17: shoal.v1.Order
 	(*Renew)(nil),            // 18: shoal.v1.Renew
 	(*Idle)(nil),             // 19: shoal.v1.Idle
-	(*Revoked)(nil),          // 20: shoal.v1.Revoked
-	(*Prewarm)(nil),          // 21: shoal.v1.Prewarm
-	(*ProgressRequest)(nil),  // 22: shoal.v1.ProgressRequest
-	(*ProgressResponse)(nil), // 23: shoal.v1.ProgressResponse
+	(*RightsChanged)(nil),    // 20: shoal.v1.RightsChanged
+	(*Revoked)(nil),          // 21: shoal.v1.Revoked
+	(*Prewarm)(nil),          // 22: shoal.v1.Prewarm
+	(*ProgressRequest)(nil),  // 23: shoal.v1.ProgressRequest
+	(*ProgressResponse)(nil), // 24: shoal.v1.ProgressResponse
 }
 var file_shoal_v1_node_proto_depIdxs = []int32{
 	3,  // 0: shoal.v1.JoinResponse.welcome:type_name -> shoal.v1.Welcome
@@ -1835,27 +1964,28 @@ var file_shoal_v1_node_proto_depIdxs = []int32{
 	8,  // 6: shoal.v1.Announcement.origin:type_name -> shoal.v1.Origin
 	12, // 7: shoal.v1.AnnounceResponse.neighbours:type_name -> shoal.v1.Neighbours
 	13, // 8: shoal.v1.Neighbours.peers:type_name -> shoal.v1.Neighbour
-	21, // 9: shoal.v1.Order.prewarm:type_name -> shoal.v1.Prewarm
-	20, // 10: shoal.v1.Order.revoked:type_name -> shoal.v1.Revoked
+	22, // 9: shoal.v1.Order.prewarm:type_name -> shoal.v1.Prewarm
+	21, // 10: shoal.v1.Order.revoked:type_name -> shoal.v1.Revoked
 	19, // 11: shoal.v1.Order.idle:type_name -> shoal.v1.Idle
-	18, // 12: shoal.v1.Order.renew:type_name -> shoal.v1.Renew
-	1,  // 13: shoal.v1.JoinService.Join:input_type -> shoal.v1.JoinRequest
-	6,  // 14: shoal.v1.NodeService.Renew:input_type -> shoal.v1.RenewRequest
-	9,  // 15: shoal.v1.NodeService.Announce:input_type -> shoal.v1.AnnounceRequest
-	14, // 16: shoal.v1.NodeService.Report:input_type -> shoal.v1.ReportRequest
-	16, // 17: shoal.v1.NodeService.Watch:input_type -> shoal.v1.WatchRequest
-	22, // 18: shoal.v1.NodeService.Progress:input_type -> shoal.v1.ProgressRequest
-	2,  // 19: shoal.v1.JoinService.Join:output_type -> shoal.v1.JoinResponse
-	7,  // 20: shoal.v1.NodeService.Renew:output_type -> shoal.v1.RenewResponse
-	11, // 21: shoal.v1.NodeService.Announce:output_type -> shoal.v1.AnnounceResponse
-	15, // 22: shoal.v1.NodeService.Report:output_type -> shoal.v1.ReportResponse
-	17, // 23: shoal.v1.NodeService.Watch:output_type -> shoal.v1.Order
-	23, // 24: shoal.v1.NodeService.Progress:output_type -> shoal.v1.ProgressResponse
-	19, // [19:25] is the sub-list for method output_type
-	13, // [13:19] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	20, // 12: shoal.v1.Order.rights_changed:type_name -> shoal.v1.RightsChanged
+	18, // 13: shoal.v1.Order.renew:type_name -> shoal.v1.Renew
+	1,  // 14: shoal.v1.JoinService.Join:input_type -> shoal.v1.JoinRequest
+	6,  // 15: shoal.v1.NodeService.Renew:input_type -> shoal.v1.RenewRequest
+	9,  // 16: shoal.v1.NodeService.Announce:input_type -> shoal.v1.AnnounceRequest
+	14, // 17: shoal.v1.NodeService.Report:input_type -> shoal.v1.ReportRequest
+	16, // 18: shoal.v1.NodeService.Watch:input_type -> shoal.v1.WatchRequest
+	23, // 19: shoal.v1.NodeService.Progress:input_type -> shoal.v1.ProgressRequest
+	2,  // 20: shoal.v1.JoinService.Join:output_type -> shoal.v1.JoinResponse
+	7,  // 21: shoal.v1.NodeService.Renew:output_type -> shoal.v1.RenewResponse
+	11, // 22: shoal.v1.NodeService.Announce:output_type -> shoal.v1.AnnounceResponse
+	15, // 23: shoal.v1.NodeService.Report:output_type -> shoal.v1.ReportResponse
+	17, // 24: shoal.v1.NodeService.Watch:output_type -> shoal.v1.Order
+	24, // 25: shoal.v1.NodeService.Progress:output_type -> shoal.v1.ProgressResponse
+	20, // [20:26] is the sub-list for method output_type
+	14, // [14:20] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_shoal_v1_node_proto_init() }
@@ -1867,6 +1997,7 @@ func file_shoal_v1_node_proto_init() {
 		(*Order_Prewarm)(nil),
 		(*Order_Revoked)(nil),
 		(*Order_Idle)(nil),
+		(*Order_RightsChanged)(nil),
 		(*Order_Renew)(nil),
 	}
 	type x struct{}
@@ -1875,7 +2006,7 @@ func file_shoal_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shoal_v1_node_proto_rawDesc), len(file_shoal_v1_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -1002,6 +1002,331 @@ func (x *ListMembersResponse) GetMembers() []*Member {
 	return nil
 }
 
+type GrantPoolRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	Pool          string                 `protobuf:"bytes,2,opt,name=pool,proto3" json:"pool,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantPoolRequest) Reset() {
+	*x = GrantPoolRequest{}
+	mi := &file_shoal_v1_project_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantPoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantPoolRequest) ProtoMessage() {}
+
+func (x *GrantPoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_v1_project_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantPoolRequest.ProtoReflect.Descriptor instead.
+func (*GrantPoolRequest) Descriptor() ([]byte, []int) {
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *GrantPoolRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *GrantPoolRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+type GrantPoolResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantPoolResponse) Reset() {
+	*x = GrantPoolResponse{}
+	mi := &file_shoal_v1_project_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantPoolResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantPoolResponse) ProtoMessage() {}
+
+func (x *GrantPoolResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_v1_project_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantPoolResponse.ProtoReflect.Descriptor instead.
+func (*GrantPoolResponse) Descriptor() ([]byte, []int) {
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{20}
+}
+
+type RevokePoolRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	Pool          string                 `protobuf:"bytes,2,opt,name=pool,proto3" json:"pool,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokePoolRequest) Reset() {
+	*x = RevokePoolRequest{}
+	mi := &file_shoal_v1_project_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokePoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokePoolRequest) ProtoMessage() {}
+
+func (x *RevokePoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_v1_project_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokePoolRequest.ProtoReflect.Descriptor instead.
+func (*RevokePoolRequest) Descriptor() ([]byte, []int) {
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RevokePoolRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *RevokePoolRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+type RevokePoolResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokePoolResponse) Reset() {
+	*x = RevokePoolResponse{}
+	mi := &file_shoal_v1_project_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokePoolResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokePoolResponse) ProtoMessage() {}
+
+func (x *RevokePoolResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_v1_project_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokePoolResponse.ProtoReflect.Descriptor instead.
+func (*RevokePoolResponse) Descriptor() ([]byte, []int) {
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{22}
+}
+
+type PoolGrant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pool  string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// Who granted it.
+	By            string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PoolGrant) Reset() {
+	*x = PoolGrant{}
+	mi := &file_shoal_v1_project_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PoolGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PoolGrant) ProtoMessage() {}
+
+func (x *PoolGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_v1_project_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PoolGrant.ProtoReflect.Descriptor instead.
+func (*PoolGrant) Descriptor() ([]byte, []int) {
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *PoolGrant) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *PoolGrant) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *PoolGrant) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type ListPoolGrantsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoolGrantsRequest) Reset() {
+	*x = ListPoolGrantsRequest{}
+	mi := &file_shoal_v1_project_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoolGrantsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoolGrantsRequest) ProtoMessage() {}
+
+func (x *ListPoolGrantsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_v1_project_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoolGrantsRequest.ProtoReflect.Descriptor instead.
+func (*ListPoolGrantsRequest) Descriptor() ([]byte, []int) {
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListPoolGrantsRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+type ListPoolGrantsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Grants        []*PoolGrant           `protobuf:"bytes,1,rep,name=grants,proto3" json:"grants,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoolGrantsResponse) Reset() {
+	*x = ListPoolGrantsResponse{}
+	mi := &file_shoal_v1_project_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoolGrantsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoolGrantsResponse) ProtoMessage() {}
+
+func (x *ListPoolGrantsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_v1_project_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoolGrantsResponse.ProtoReflect.Descriptor instead.
+func (*ListPoolGrantsResponse) Descriptor() ([]byte, []int) {
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListPoolGrantsResponse) GetGrants() []*PoolGrant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
 type Robot struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -1020,7 +1345,7 @@ type Robot struct {
 
 func (x *Robot) Reset() {
 	*x = Robot{}
-	mi := &file_shoal_v1_project_proto_msgTypes[19]
+	mi := &file_shoal_v1_project_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1357,7 @@ func (x *Robot) String() string {
 func (*Robot) ProtoMessage() {}
 
 func (x *Robot) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[19]
+	mi := &file_shoal_v1_project_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1370,7 @@ func (x *Robot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Robot.ProtoReflect.Descriptor instead.
 func (*Robot) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{19}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Robot) GetProject() string {
@@ -1116,7 +1441,7 @@ type CreateRobotRequest struct {
 
 func (x *CreateRobotRequest) Reset() {
 	*x = CreateRobotRequest{}
-	mi := &file_shoal_v1_project_proto_msgTypes[20]
+	mi := &file_shoal_v1_project_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1453,7 @@ func (x *CreateRobotRequest) String() string {
 func (*CreateRobotRequest) ProtoMessage() {}
 
 func (x *CreateRobotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[20]
+	mi := &file_shoal_v1_project_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1466,7 @@ func (x *CreateRobotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRobotRequest.ProtoReflect.Descriptor instead.
 func (*CreateRobotRequest) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{20}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreateRobotRequest) GetProject() string {
@@ -1182,7 +1507,7 @@ type CreateRobotResponse struct {
 
 func (x *CreateRobotResponse) Reset() {
 	*x = CreateRobotResponse{}
-	mi := &file_shoal_v1_project_proto_msgTypes[21]
+	mi := &file_shoal_v1_project_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1519,7 @@ func (x *CreateRobotResponse) String() string {
 func (*CreateRobotResponse) ProtoMessage() {}
 
 func (x *CreateRobotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[21]
+	mi := &file_shoal_v1_project_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1532,7 @@ func (x *CreateRobotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRobotResponse.ProtoReflect.Descriptor instead.
 func (*CreateRobotResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{21}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CreateRobotResponse) GetRobot() *Robot {
@@ -1235,7 +1560,7 @@ type SetRobotDisabledRequest struct {
 
 func (x *SetRobotDisabledRequest) Reset() {
 	*x = SetRobotDisabledRequest{}
-	mi := &file_shoal_v1_project_proto_msgTypes[22]
+	mi := &file_shoal_v1_project_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1247,7 +1572,7 @@ func (x *SetRobotDisabledRequest) String() string {
 func (*SetRobotDisabledRequest) ProtoMessage() {}
 
 func (x *SetRobotDisabledRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[22]
+	mi := &file_shoal_v1_project_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1585,7 @@ func (x *SetRobotDisabledRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRobotDisabledRequest.ProtoReflect.Descriptor instead.
 func (*SetRobotDisabledRequest) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{22}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetRobotDisabledRequest) GetProject() string {
@@ -1292,7 +1617,7 @@ type SetRobotDisabledResponse struct {
 
 func (x *SetRobotDisabledResponse) Reset() {
 	*x = SetRobotDisabledResponse{}
-	mi := &file_shoal_v1_project_proto_msgTypes[23]
+	mi := &file_shoal_v1_project_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1629,7 @@ func (x *SetRobotDisabledResponse) String() string {
 func (*SetRobotDisabledResponse) ProtoMessage() {}
 
 func (x *SetRobotDisabledResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[23]
+	mi := &file_shoal_v1_project_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1642,7 @@ func (x *SetRobotDisabledResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRobotDisabledResponse.ProtoReflect.Descriptor instead.
 func (*SetRobotDisabledResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{23}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{30}
 }
 
 type RemoveRobotRequest struct {
@@ -1330,7 +1655,7 @@ type RemoveRobotRequest struct {
 
 func (x *RemoveRobotRequest) Reset() {
 	*x = RemoveRobotRequest{}
-	mi := &file_shoal_v1_project_proto_msgTypes[24]
+	mi := &file_shoal_v1_project_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1667,7 @@ func (x *RemoveRobotRequest) String() string {
 func (*RemoveRobotRequest) ProtoMessage() {}
 
 func (x *RemoveRobotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[24]
+	mi := &file_shoal_v1_project_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1680,7 @@ func (x *RemoveRobotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRobotRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRobotRequest) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{24}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveRobotRequest) GetProject() string {
@@ -1380,7 +1705,7 @@ type RemoveRobotResponse struct {
 
 func (x *RemoveRobotResponse) Reset() {
 	*x = RemoveRobotResponse{}
-	mi := &file_shoal_v1_project_proto_msgTypes[25]
+	mi := &file_shoal_v1_project_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +1717,7 @@ func (x *RemoveRobotResponse) String() string {
 func (*RemoveRobotResponse) ProtoMessage() {}
 
 func (x *RemoveRobotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[25]
+	mi := &file_shoal_v1_project_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +1730,7 @@ func (x *RemoveRobotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRobotResponse.ProtoReflect.Descriptor instead.
 func (*RemoveRobotResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{25}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{32}
 }
 
 type ListRobotsRequest struct {
@@ -1417,7 +1742,7 @@ type ListRobotsRequest struct {
 
 func (x *ListRobotsRequest) Reset() {
 	*x = ListRobotsRequest{}
-	mi := &file_shoal_v1_project_proto_msgTypes[26]
+	mi := &file_shoal_v1_project_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1754,7 @@ func (x *ListRobotsRequest) String() string {
 func (*ListRobotsRequest) ProtoMessage() {}
 
 func (x *ListRobotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[26]
+	mi := &file_shoal_v1_project_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1767,7 @@ func (x *ListRobotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRobotsRequest.ProtoReflect.Descriptor instead.
 func (*ListRobotsRequest) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{26}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListRobotsRequest) GetProject() string {
@@ -1461,7 +1786,7 @@ type ListRobotsResponse struct {
 
 func (x *ListRobotsResponse) Reset() {
 	*x = ListRobotsResponse{}
-	mi := &file_shoal_v1_project_proto_msgTypes[27]
+	mi := &file_shoal_v1_project_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1798,7 @@ func (x *ListRobotsResponse) String() string {
 func (*ListRobotsResponse) ProtoMessage() {}
 
 func (x *ListRobotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[27]
+	mi := &file_shoal_v1_project_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1811,7 @@ func (x *ListRobotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRobotsResponse.ProtoReflect.Descriptor instead.
 func (*ListRobotsResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{27}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListRobotsResponse) GetRobots() []*Robot {
@@ -1508,7 +1833,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_shoal_v1_project_proto_msgTypes[28]
+	mi := &file_shoal_v1_project_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1520,7 +1845,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[28]
+	mi := &file_shoal_v1_project_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1533,7 +1858,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{28}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *User) GetName() string {
@@ -1575,7 +1900,7 @@ type CreateUserRequest struct {
 
 func (x *CreateUserRequest) Reset() {
 	*x = CreateUserRequest{}
-	mi := &file_shoal_v1_project_proto_msgTypes[29]
+	mi := &file_shoal_v1_project_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1912,7 @@ func (x *CreateUserRequest) String() string {
 func (*CreateUserRequest) ProtoMessage() {}
 
 func (x *CreateUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[29]
+	mi := &file_shoal_v1_project_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1925,7 @@ func (x *CreateUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUserRequest.ProtoReflect.Descriptor instead.
 func (*CreateUserRequest) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{29}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateUserRequest) GetName() string {
@@ -1632,7 +1957,7 @@ type CreateUserResponse struct {
 
 func (x *CreateUserResponse) Reset() {
 	*x = CreateUserResponse{}
-	mi := &file_shoal_v1_project_proto_msgTypes[30]
+	mi := &file_shoal_v1_project_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1644,7 +1969,7 @@ func (x *CreateUserResponse) String() string {
 func (*CreateUserResponse) ProtoMessage() {}
 
 func (x *CreateUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[30]
+	mi := &file_shoal_v1_project_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1657,7 +1982,7 @@ func (x *CreateUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUserResponse.ProtoReflect.Descriptor instead.
 func (*CreateUserResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{30}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{37}
 }
 
 type ListUsersRequest struct {
@@ -1668,7 +1993,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_shoal_v1_project_proto_msgTypes[31]
+	mi := &file_shoal_v1_project_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +2005,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[31]
+	mi := &file_shoal_v1_project_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +2018,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{31}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{38}
 }
 
 type ListUsersResponse struct {
@@ -1705,7 +2030,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_shoal_v1_project_proto_msgTypes[32]
+	mi := &file_shoal_v1_project_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +2042,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[32]
+	mi := &file_shoal_v1_project_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +2055,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{32}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -1749,7 +2074,7 @@ type RemoveUserRequest struct {
 
 func (x *RemoveUserRequest) Reset() {
 	*x = RemoveUserRequest{}
-	mi := &file_shoal_v1_project_proto_msgTypes[33]
+	mi := &file_shoal_v1_project_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +2086,7 @@ func (x *RemoveUserRequest) String() string {
 func (*RemoveUserRequest) ProtoMessage() {}
 
 func (x *RemoveUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[33]
+	mi := &file_shoal_v1_project_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +2099,7 @@ func (x *RemoveUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUserRequest.ProtoReflect.Descriptor instead.
 func (*RemoveUserRequest) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{33}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RemoveUserRequest) GetName() string {
@@ -1792,7 +2117,7 @@ type RemoveUserResponse struct {
 
 func (x *RemoveUserResponse) Reset() {
 	*x = RemoveUserResponse{}
-	mi := &file_shoal_v1_project_proto_msgTypes[34]
+	mi := &file_shoal_v1_project_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1804,7 +2129,7 @@ func (x *RemoveUserResponse) String() string {
 func (*RemoveUserResponse) ProtoMessage() {}
 
 func (x *RemoveUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[34]
+	mi := &file_shoal_v1_project_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1817,7 +2142,7 @@ func (x *RemoveUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUserResponse.ProtoReflect.Descriptor instead.
 func (*RemoveUserResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{34}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{41}
 }
 
 type SetPasswordRequest struct {
@@ -1830,7 +2155,7 @@ type SetPasswordRequest struct {
 
 func (x *SetPasswordRequest) Reset() {
 	*x = SetPasswordRequest{}
-	mi := &file_shoal_v1_project_proto_msgTypes[35]
+	mi := &file_shoal_v1_project_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1842,7 +2167,7 @@ func (x *SetPasswordRequest) String() string {
 func (*SetPasswordRequest) ProtoMessage() {}
 
 func (x *SetPasswordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[35]
+	mi := &file_shoal_v1_project_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1855,7 +2180,7 @@ func (x *SetPasswordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPasswordRequest.ProtoReflect.Descriptor instead.
 func (*SetPasswordRequest) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{35}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SetPasswordRequest) GetName() string {
@@ -1880,7 +2205,7 @@ type SetPasswordResponse struct {
 
 func (x *SetPasswordResponse) Reset() {
 	*x = SetPasswordResponse{}
-	mi := &file_shoal_v1_project_proto_msgTypes[36]
+	mi := &file_shoal_v1_project_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1892,7 +2217,7 @@ func (x *SetPasswordResponse) String() string {
 func (*SetPasswordResponse) ProtoMessage() {}
 
 func (x *SetPasswordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[36]
+	mi := &file_shoal_v1_project_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1905,7 +2230,7 @@ func (x *SetPasswordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPasswordResponse.ProtoReflect.Descriptor instead.
 func (*SetPasswordResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{36}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{43}
 }
 
 type ChangePasswordRequest struct {
@@ -1918,7 +2243,7 @@ type ChangePasswordRequest struct {
 
 func (x *ChangePasswordRequest) Reset() {
 	*x = ChangePasswordRequest{}
-	mi := &file_shoal_v1_project_proto_msgTypes[37]
+	mi := &file_shoal_v1_project_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +2255,7 @@ func (x *ChangePasswordRequest) String() string {
 func (*ChangePasswordRequest) ProtoMessage() {}
 
 func (x *ChangePasswordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[37]
+	mi := &file_shoal_v1_project_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +2268,7 @@ func (x *ChangePasswordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePasswordRequest.ProtoReflect.Descriptor instead.
 func (*ChangePasswordRequest) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{37}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ChangePasswordRequest) GetOldPassword() string {
@@ -1968,7 +2293,7 @@ type ChangePasswordResponse struct {
 
 func (x *ChangePasswordResponse) Reset() {
 	*x = ChangePasswordResponse{}
-	mi := &file_shoal_v1_project_proto_msgTypes[38]
+	mi := &file_shoal_v1_project_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2305,7 @@ func (x *ChangePasswordResponse) String() string {
 func (*ChangePasswordResponse) ProtoMessage() {}
 
 func (x *ChangePasswordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[38]
+	mi := &file_shoal_v1_project_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2318,7 @@ func (x *ChangePasswordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePasswordResponse.ProtoReflect.Descriptor instead.
 func (*ChangePasswordResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{38}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{45}
 }
 
 type WhoAmIRequest struct {
@@ -2004,7 +2329,7 @@ type WhoAmIRequest struct {
 
 func (x *WhoAmIRequest) Reset() {
 	*x = WhoAmIRequest{}
-	mi := &file_shoal_v1_project_proto_msgTypes[39]
+	mi := &file_shoal_v1_project_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2016,7 +2341,7 @@ func (x *WhoAmIRequest) String() string {
 func (*WhoAmIRequest) ProtoMessage() {}
 
 func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[39]
+	mi := &file_shoal_v1_project_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2029,7 +2354,7 @@ func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIRequest.ProtoReflect.Descriptor instead.
 func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{39}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{46}
 }
 
 type WhoAmIResponse struct {
@@ -2041,7 +2366,7 @@ type WhoAmIResponse struct {
 
 func (x *WhoAmIResponse) Reset() {
 	*x = WhoAmIResponse{}
-	mi := &file_shoal_v1_project_proto_msgTypes[40]
+	mi := &file_shoal_v1_project_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2378,7 @@ func (x *WhoAmIResponse) String() string {
 func (*WhoAmIResponse) ProtoMessage() {}
 
 func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_v1_project_proto_msgTypes[40]
+	mi := &file_shoal_v1_project_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2391,7 @@ func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIResponse.ProtoReflect.Descriptor instead.
 func (*WhoAmIResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_v1_project_proto_rawDescGZIP(), []int{40}
+	return file_shoal_v1_project_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WhoAmIResponse) GetUser() *User {
@@ -2141,7 +2466,23 @@ const file_shoal_v1_project_proto_rawDesc = "" +
 	"\x12ListMembersRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\"A\n" +
 	"\x13ListMembersResponse\x12*\n" +
-	"\amembers\x18\x01 \x03(\v2\x10.shoal.v1.MemberR\amembers\"\x8f\x02\n" +
+	"\amembers\x18\x01 \x03(\v2\x10.shoal.v1.MemberR\amembers\"@\n" +
+	"\x10GrantPoolRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
+	"\x04pool\x18\x02 \x01(\tR\x04pool\"\x13\n" +
+	"\x11GrantPoolResponse\"A\n" +
+	"\x11RevokePoolRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
+	"\x04pool\x18\x02 \x01(\tR\x04pool\"\x14\n" +
+	"\x12RevokePoolResponse\"a\n" +
+	"\tPoolGrant\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\"1\n" +
+	"\x15ListPoolGrantsRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\"E\n" +
+	"\x16ListPoolGrantsResponse\x12+\n" +
+	"\x06grants\x18\x01 \x03(\v2\x13.shoal.v1.PoolGrantR\x06grants\"\x8f\x02\n" +
 	"\x05Robot\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -2199,7 +2540,7 @@ const file_shoal_v1_project_proto_rawDesc = "" +
 	"\x16ChangePasswordResponse\"\x0f\n" +
 	"\rWhoAmIRequest\"4\n" +
 	"\x0eWhoAmIResponse\x12\"\n" +
-	"\x04user\x18\x01 \x01(\v2\x0e.shoal.v1.UserR\x04user2\xb5\a\n" +
+	"\x04user\x18\x01 \x01(\v2\x0e.shoal.v1.UserR\x04user2\x99\t\n" +
 	"\x0eProjectService\x12P\n" +
 	"\rCreateProject\x12\x1e.shoal.v1.CreateProjectRequest\x1a\x1f.shoal.v1.CreateProjectResponse\x12P\n" +
 	"\rDeleteProject\x12\x1e.shoal.v1.DeleteProjectRequest\x1a\x1f.shoal.v1.DeleteProjectResponse\x12M\n" +
@@ -2209,7 +2550,11 @@ const file_shoal_v1_project_proto_rawDesc = "" +
 	"\vSetSettings\x12\x1c.shoal.v1.SetSettingsRequest\x1a\x1d.shoal.v1.SetSettingsResponse\x12D\n" +
 	"\tSetMember\x12\x1a.shoal.v1.SetMemberRequest\x1a\x1b.shoal.v1.SetMemberResponse\x12M\n" +
 	"\fRemoveMember\x12\x1d.shoal.v1.RemoveMemberRequest\x1a\x1e.shoal.v1.RemoveMemberResponse\x12J\n" +
-	"\vListMembers\x12\x1c.shoal.v1.ListMembersRequest\x1a\x1d.shoal.v1.ListMembersResponse\x12J\n" +
+	"\vListMembers\x12\x1c.shoal.v1.ListMembersRequest\x1a\x1d.shoal.v1.ListMembersResponse\x12D\n" +
+	"\tGrantPool\x12\x1a.shoal.v1.GrantPoolRequest\x1a\x1b.shoal.v1.GrantPoolResponse\x12G\n" +
+	"\n" +
+	"RevokePool\x12\x1b.shoal.v1.RevokePoolRequest\x1a\x1c.shoal.v1.RevokePoolResponse\x12S\n" +
+	"\x0eListPoolGrants\x12\x1f.shoal.v1.ListPoolGrantsRequest\x1a .shoal.v1.ListPoolGrantsResponse\x12J\n" +
 	"\vCreateRobot\x12\x1c.shoal.v1.CreateRobotRequest\x1a\x1d.shoal.v1.CreateRobotResponse\x12Y\n" +
 	"\x10SetRobotDisabled\x12!.shoal.v1.SetRobotDisabledRequest\x1a\".shoal.v1.SetRobotDisabledResponse\x12J\n" +
 	"\vRemoveRobot\x12\x1c.shoal.v1.RemoveRobotRequest\x1a\x1d.shoal.v1.RemoveRobotResponse\x12G\n" +
@@ -2237,7 +2582,7 @@ func file_shoal_v1_project_proto_rawDescGZIP() []byte {
 	return file_shoal_v1_project_proto_rawDescData
 }
 
-var file_shoal_v1_project_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_shoal_v1_project_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_shoal_v1_project_proto_goTypes = []any{
 	(*Project)(nil),                  // 0: shoal.v1.Project
 	(*ProjectSettings)(nil),          // 1: shoal.v1.ProjectSettings
@@ -2258,88 +2603,103 @@ var file_shoal_v1_project_proto_goTypes = []any{
 	(*RemoveMemberResponse)(nil),     // 16: shoal.v1.RemoveMemberResponse
 	(*ListMembersRequest)(nil),       // 17: shoal.v1.ListMembersRequest
 	(*ListMembersResponse)(nil),      // 18: shoal.v1.ListMembersResponse
-	(*Robot)(nil),                    // 19: shoal.v1.Robot
-	(*CreateRobotRequest)(nil),       // 20: shoal.v1.CreateRobotRequest
-	(*CreateRobotResponse)(nil),      // 21: shoal.v1.CreateRobotResponse
-	(*SetRobotDisabledRequest)(nil),  // 22: shoal.v1.SetRobotDisabledRequest
-	(*SetRobotDisabledResponse)(nil), // 23: shoal.v1.SetRobotDisabledResponse
-	(*RemoveRobotRequest)(nil),       // 24: shoal.v1.RemoveRobotRequest
-	(*RemoveRobotResponse)(nil),      // 25: shoal.v1.RemoveRobotResponse
-	(*ListRobotsRequest)(nil),        // 26: shoal.v1.ListRobotsRequest
-	(*ListRobotsResponse)(nil),       // 27: shoal.v1.ListRobotsResponse
-	(*User)(nil),                     // 28: shoal.v1.User
-	(*CreateUserRequest)(nil),        // 29: shoal.v1.CreateUserRequest
-	(*CreateUserResponse)(nil),       // 30: shoal.v1.CreateUserResponse
-	(*ListUsersRequest)(nil),         // 31: shoal.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),        // 32: shoal.v1.ListUsersResponse
-	(*RemoveUserRequest)(nil),        // 33: shoal.v1.RemoveUserRequest
-	(*RemoveUserResponse)(nil),       // 34: shoal.v1.RemoveUserResponse
-	(*SetPasswordRequest)(nil),       // 35: shoal.v1.SetPasswordRequest
-	(*SetPasswordResponse)(nil),      // 36: shoal.v1.SetPasswordResponse
-	(*ChangePasswordRequest)(nil),    // 37: shoal.v1.ChangePasswordRequest
-	(*ChangePasswordResponse)(nil),   // 38: shoal.v1.ChangePasswordResponse
-	(*WhoAmIRequest)(nil),            // 39: shoal.v1.WhoAmIRequest
-	(*WhoAmIResponse)(nil),           // 40: shoal.v1.WhoAmIResponse
-	(*timestamppb.Timestamp)(nil),    // 41: google.protobuf.Timestamp
+	(*GrantPoolRequest)(nil),         // 19: shoal.v1.GrantPoolRequest
+	(*GrantPoolResponse)(nil),        // 20: shoal.v1.GrantPoolResponse
+	(*RevokePoolRequest)(nil),        // 21: shoal.v1.RevokePoolRequest
+	(*RevokePoolResponse)(nil),       // 22: shoal.v1.RevokePoolResponse
+	(*PoolGrant)(nil),                // 23: shoal.v1.PoolGrant
+	(*ListPoolGrantsRequest)(nil),    // 24: shoal.v1.ListPoolGrantsRequest
+	(*ListPoolGrantsResponse)(nil),   // 25: shoal.v1.ListPoolGrantsResponse
+	(*Robot)(nil),                    // 26: shoal.v1.Robot
+	(*CreateRobotRequest)(nil),       // 27: shoal.v1.CreateRobotRequest
+	(*CreateRobotResponse)(nil),      // 28: shoal.v1.CreateRobotResponse
+	(*SetRobotDisabledRequest)(nil),  // 29: shoal.v1.SetRobotDisabledRequest
+	(*SetRobotDisabledResponse)(nil), // 30: shoal.v1.SetRobotDisabledResponse
+	(*RemoveRobotRequest)(nil),       // 31: shoal.v1.RemoveRobotRequest
+	(*RemoveRobotResponse)(nil),      // 32: shoal.v1.RemoveRobotResponse
+	(*ListRobotsRequest)(nil),        // 33: shoal.v1.ListRobotsRequest
+	(*ListRobotsResponse)(nil),       // 34: shoal.v1.ListRobotsResponse
+	(*User)(nil),                     // 35: shoal.v1.User
+	(*CreateUserRequest)(nil),        // 36: shoal.v1.CreateUserRequest
+	(*CreateUserResponse)(nil),       // 37: shoal.v1.CreateUserResponse
+	(*ListUsersRequest)(nil),         // 38: shoal.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),        // 39: shoal.v1.ListUsersResponse
+	(*RemoveUserRequest)(nil),        // 40: shoal.v1.RemoveUserRequest
+	(*RemoveUserResponse)(nil),       // 41: shoal.v1.RemoveUserResponse
+	(*SetPasswordRequest)(nil),       // 42: shoal.v1.SetPasswordRequest
+	(*SetPasswordResponse)(nil),      // 43: shoal.v1.SetPasswordResponse
+	(*ChangePasswordRequest)(nil),    // 44: shoal.v1.ChangePasswordRequest
+	(*ChangePasswordResponse)(nil),   // 45: shoal.v1.ChangePasswordResponse
+	(*WhoAmIRequest)(nil),            // 46: shoal.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),           // 47: shoal.v1.WhoAmIResponse
+	(*timestamppb.Timestamp)(nil),    // 48: google.protobuf.Timestamp
 }
 var file_shoal_v1_project_proto_depIdxs = []int32{
-	41, // 0: shoal.v1.Project.created:type_name -> google.protobuf.Timestamp
+	48, // 0: shoal.v1.Project.created:type_name -> google.protobuf.Timestamp
 	1,  // 1: shoal.v1.Project.settings:type_name -> shoal.v1.ProjectSettings
 	1,  // 2: shoal.v1.CreateProjectRequest.settings:type_name -> shoal.v1.ProjectSettings
 	0,  // 3: shoal.v1.CreateProjectResponse.project:type_name -> shoal.v1.Project
 	0,  // 4: shoal.v1.ListProjectsResponse.projects:type_name -> shoal.v1.Project
 	0,  // 5: shoal.v1.GetProjectResponse.project:type_name -> shoal.v1.Project
 	0,  // 6: shoal.v1.SetSettingsResponse.project:type_name -> shoal.v1.Project
-	41, // 7: shoal.v1.Member.since:type_name -> google.protobuf.Timestamp
+	48, // 7: shoal.v1.Member.since:type_name -> google.protobuf.Timestamp
 	12, // 8: shoal.v1.ListMembersResponse.members:type_name -> shoal.v1.Member
-	41, // 9: shoal.v1.Robot.created:type_name -> google.protobuf.Timestamp
-	41, // 10: shoal.v1.Robot.expires:type_name -> google.protobuf.Timestamp
-	19, // 11: shoal.v1.CreateRobotResponse.robot:type_name -> shoal.v1.Robot
-	19, // 12: shoal.v1.ListRobotsResponse.robots:type_name -> shoal.v1.Robot
-	41, // 13: shoal.v1.User.created:type_name -> google.protobuf.Timestamp
-	28, // 14: shoal.v1.ListUsersResponse.users:type_name -> shoal.v1.User
-	28, // 15: shoal.v1.WhoAmIResponse.user:type_name -> shoal.v1.User
-	2,  // 16: shoal.v1.ProjectService.CreateProject:input_type -> shoal.v1.CreateProjectRequest
-	4,  // 17: shoal.v1.ProjectService.DeleteProject:input_type -> shoal.v1.DeleteProjectRequest
-	6,  // 18: shoal.v1.ProjectService.ListProjects:input_type -> shoal.v1.ListProjectsRequest
-	8,  // 19: shoal.v1.ProjectService.GetProject:input_type -> shoal.v1.GetProjectRequest
-	10, // 20: shoal.v1.ProjectService.SetSettings:input_type -> shoal.v1.SetSettingsRequest
-	13, // 21: shoal.v1.ProjectService.SetMember:input_type -> shoal.v1.SetMemberRequest
-	15, // 22: shoal.v1.ProjectService.RemoveMember:input_type -> shoal.v1.RemoveMemberRequest
-	17, // 23: shoal.v1.ProjectService.ListMembers:input_type -> shoal.v1.ListMembersRequest
-	20, // 24: shoal.v1.ProjectService.CreateRobot:input_type -> shoal.v1.CreateRobotRequest
-	22, // 25: shoal.v1.ProjectService.SetRobotDisabled:input_type -> shoal.v1.SetRobotDisabledRequest
-	24, // 26: shoal.v1.ProjectService.RemoveRobot:input_type -> shoal.v1.RemoveRobotRequest
-	26, // 27: shoal.v1.ProjectService.ListRobots:input_type -> shoal.v1.ListRobotsRequest
-	29, // 28: shoal.v1.UserService.CreateUser:input_type -> shoal.v1.CreateUserRequest
-	31, // 29: shoal.v1.UserService.ListUsers:input_type -> shoal.v1.ListUsersRequest
-	33, // 30: shoal.v1.UserService.RemoveUser:input_type -> shoal.v1.RemoveUserRequest
-	35, // 31: shoal.v1.UserService.SetPassword:input_type -> shoal.v1.SetPasswordRequest
-	37, // 32: shoal.v1.UserService.ChangePassword:input_type -> shoal.v1.ChangePasswordRequest
-	39, // 33: shoal.v1.UserService.WhoAmI:input_type -> shoal.v1.WhoAmIRequest
-	3,  // 34: shoal.v1.ProjectService.CreateProject:output_type -> shoal.v1.CreateProjectResponse
-	5,  // 35: shoal.v1.ProjectService.DeleteProject:output_type -> shoal.v1.DeleteProjectResponse
-	7,  // 36: shoal.v1.ProjectService.ListProjects:output_type -> shoal.v1.ListProjectsResponse
-	9,  // 37: shoal.v1.ProjectService.GetProject:output_type -> shoal.v1.GetProjectResponse
-	11, // 38: shoal.v1.ProjectService.SetSettings:output_type -> shoal.v1.SetSettingsResponse
-	14, // 39: shoal.v1.ProjectService.SetMember:output_type -> shoal.v1.SetMemberResponse
-	16, // 40: shoal.v1.ProjectService.RemoveMember:output_type -> shoal.v1.RemoveMemberResponse
-	18, // 41: shoal.v1.ProjectService.ListMembers:output_type -> shoal.v1.ListMembersResponse
-	21, // 42: shoal.v1.ProjectService.CreateRobot:output_type -> shoal.v1.CreateRobotResponse
-	23, // 43: shoal.v1.ProjectService.SetRobotDisabled:output_type -> shoal.v1.SetRobotDisabledResponse
-	25, // 44: shoal.v1.ProjectService.RemoveRobot:output_type -> shoal.v1.RemoveRobotResponse
-	27, // 45: shoal.v1.ProjectService.ListRobots:output_type -> shoal.v1.ListRobotsResponse
-	30, // 46: shoal.v1.UserService.CreateUser:output_type -> shoal.v1.CreateUserResponse
-	32, // 47: shoal.v1.UserService.ListUsers:output_type -> shoal.v1.ListUsersResponse
-	34, // 48: shoal.v1.UserService.RemoveUser:output_type -> shoal.v1.RemoveUserResponse
-	36, // 49: shoal.v1.UserService.SetPassword:output_type -> shoal.v1.SetPasswordResponse
-	38, // 50: shoal.v1.UserService.ChangePassword:output_type -> shoal.v1.ChangePasswordResponse
-	40, // 51: shoal.v1.UserService.WhoAmI:output_type -> shoal.v1.WhoAmIResponse
-	34, // [34:52] is the sub-list for method output_type
-	16, // [16:34] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	48, // 9: shoal.v1.PoolGrant.since:type_name -> google.protobuf.Timestamp
+	23, // 10: shoal.v1.ListPoolGrantsResponse.grants:type_name -> shoal.v1.PoolGrant
+	48, // 11: shoal.v1.Robot.created:type_name -> google.protobuf.Timestamp
+	48, // 12: shoal.v1.Robot.expires:type_name -> google.protobuf.Timestamp
+	26, // 13: shoal.v1.CreateRobotResponse.robot:type_name -> shoal.v1.Robot
+	26, // 14: shoal.v1.ListRobotsResponse.robots:type_name -> shoal.v1.Robot
+	48, // 15: shoal.v1.User.created:type_name -> google.protobuf.Timestamp
+	35, // 16: shoal.v1.ListUsersResponse.users:type_name -> shoal.v1.User
+	35, // 17: shoal.v1.WhoAmIResponse.user:type_name -> shoal.v1.User
+	2,  // 18: shoal.v1.ProjectService.CreateProject:input_type -> shoal.v1.CreateProjectRequest
+	4,  // 19: shoal.v1.ProjectService.DeleteProject:input_type -> shoal.v1.DeleteProjectRequest
+	6,  // 20: shoal.v1.ProjectService.ListProjects:input_type -> shoal.v1.ListProjectsRequest
+	8,  // 21: shoal.v1.ProjectService.GetProject:input_type -> shoal.v1.GetProjectRequest
+	10, // 22: shoal.v1.ProjectService.SetSettings:input_type -> shoal.v1.SetSettingsRequest
+	13, // 23: shoal.v1.ProjectService.SetMember:input_type -> shoal.v1.SetMemberRequest
+	15, // 24: shoal.v1.ProjectService.RemoveMember:input_type -> shoal.v1.RemoveMemberRequest
+	17, // 25: shoal.v1.ProjectService.ListMembers:input_type -> shoal.v1.ListMembersRequest
+	19, // 26: shoal.v1.ProjectService.GrantPool:input_type -> shoal.v1.GrantPoolRequest
+	21, // 27: shoal.v1.ProjectService.RevokePool:input_type -> shoal.v1.RevokePoolRequest
+	24, // 28: shoal.v1.ProjectService.ListPoolGrants:input_type -> shoal.v1.ListPoolGrantsRequest
+	27, // 29: shoal.v1.ProjectService.CreateRobot:input_type -> shoal.v1.CreateRobotRequest
+	29, // 30: shoal.v1.ProjectService.SetRobotDisabled:input_type -> shoal.v1.SetRobotDisabledRequest
+	31, // 31: shoal.v1.ProjectService.RemoveRobot:input_type -> shoal.v1.RemoveRobotRequest
+	33, // 32: shoal.v1.ProjectService.ListRobots:input_type -> shoal.v1.ListRobotsRequest
+	36, // 33: shoal.v1.UserService.CreateUser:input_type -> shoal.v1.CreateUserRequest
+	38, // 34: shoal.v1.UserService.ListUsers:input_type -> shoal.v1.ListUsersRequest
+	40, // 35: shoal.v1.UserService.RemoveUser:input_type -> shoal.v1.RemoveUserRequest
+	42, // 36: shoal.v1.UserService.SetPassword:input_type -> shoal.v1.SetPasswordRequest
+	44, // 37: shoal.v1.UserService.ChangePassword:input_type -> shoal.v1.ChangePasswordRequest
+	46, // 38: shoal.v1.UserService.WhoAmI:input_type -> shoal.v1.WhoAmIRequest
+	3,  // 39: shoal.v1.ProjectService.CreateProject:output_type -> shoal.v1.CreateProjectResponse
+	5,  // 40: shoal.v1.ProjectService.DeleteProject:output_type -> shoal.v1.DeleteProjectResponse
+	7,  // 41: shoal.v1.ProjectService.ListProjects:output_type -> shoal.v1.ListProjectsResponse
+	9,  // 42: shoal.v1.ProjectService.GetProject:output_type -> shoal.v1.GetProjectResponse
+	11, // 43: shoal.v1.ProjectService.SetSettings:output_type -> shoal.v1.SetSettingsResponse
+	14, // 44: shoal.v1.ProjectService.SetMember:output_type -> shoal.v1.SetMemberResponse
+	16, // 45: shoal.v1.ProjectService.RemoveMember:output_type -> shoal.v1.RemoveMemberResponse
+	18, // 46: shoal.v1.ProjectService.ListMembers:output_type -> shoal.v1.ListMembersResponse
+	20, // 47: shoal.v1.ProjectService.GrantPool:output_type -> shoal.v1.GrantPoolResponse
+	22, // 48: shoal.v1.ProjectService.RevokePool:output_type -> shoal.v1.RevokePoolResponse
+	25, // 49: shoal.v1.ProjectService.ListPoolGrants:output_type -> shoal.v1.ListPoolGrantsResponse
+	28, // 50: shoal.v1.ProjectService.CreateRobot:output_type -> shoal.v1.CreateRobotResponse
+	30, // 51: shoal.v1.ProjectService.SetRobotDisabled:output_type -> shoal.v1.SetRobotDisabledResponse
+	32, // 52: shoal.v1.ProjectService.RemoveRobot:output_type -> shoal.v1.RemoveRobotResponse
+	34, // 53: shoal.v1.ProjectService.ListRobots:output_type -> shoal.v1.ListRobotsResponse
+	37, // 54: shoal.v1.UserService.CreateUser:output_type -> shoal.v1.CreateUserResponse
+	39, // 55: shoal.v1.UserService.ListUsers:output_type -> shoal.v1.ListUsersResponse
+	41, // 56: shoal.v1.UserService.RemoveUser:output_type -> shoal.v1.RemoveUserResponse
+	43, // 57: shoal.v1.UserService.SetPassword:output_type -> shoal.v1.SetPasswordResponse
+	45, // 58: shoal.v1.UserService.ChangePassword:output_type -> shoal.v1.ChangePasswordResponse
+	47, // 59: shoal.v1.UserService.WhoAmI:output_type -> shoal.v1.WhoAmIResponse
+	39, // [39:60] is the sub-list for method output_type
+	18, // [18:39] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_shoal_v1_project_proto_init() }
@@ -2354,7 +2714,7 @@ func file_shoal_v1_project_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shoal_v1_project_proto_rawDesc), len(file_shoal_v1_project_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -59,6 +59,15 @@ const (
 	// ProjectServiceListMembersProcedure is the fully-qualified name of the ProjectService's
 	// ListMembers RPC.
 	ProjectServiceListMembersProcedure = "/shoal.v1.ProjectService/ListMembers"
+	// ProjectServiceGrantPoolProcedure is the fully-qualified name of the ProjectService's GrantPool
+	// RPC.
+	ProjectServiceGrantPoolProcedure = "/shoal.v1.ProjectService/GrantPool"
+	// ProjectServiceRevokePoolProcedure is the fully-qualified name of the ProjectService's RevokePool
+	// RPC.
+	ProjectServiceRevokePoolProcedure = "/shoal.v1.ProjectService/RevokePool"
+	// ProjectServiceListPoolGrantsProcedure is the fully-qualified name of the ProjectService's
+	// ListPoolGrants RPC.
+	ProjectServiceListPoolGrantsProcedure = "/shoal.v1.ProjectService/ListPoolGrants"
 	// ProjectServiceCreateRobotProcedure is the fully-qualified name of the ProjectService's
 	// CreateRobot RPC.
 	ProjectServiceCreateRobotProcedure = "/shoal.v1.ProjectService/CreateRobot"
@@ -101,6 +110,11 @@ type ProjectServiceClient interface {
 	SetMember(context.Context, *connect.Request[v1.SetMemberRequest]) (*connect.Response[v1.SetMemberResponse], error)
 	RemoveMember(context.Context, *connect.Request[v1.RemoveMemberRequest]) (*connect.Response[v1.RemoveMemberResponse], error)
 	ListMembers(context.Context, *connect.Request[v1.ListMembersRequest]) (*connect.Response[v1.ListMembersResponse], error)
+	// GrantPool lets every host of a pool, and so whoever may use such a host,
+	// pull the project's images without a login. RevokePool takes that back.
+	GrantPool(context.Context, *connect.Request[v1.GrantPoolRequest]) (*connect.Response[v1.GrantPoolResponse], error)
+	RevokePool(context.Context, *connect.Request[v1.RevokePoolRequest]) (*connect.Response[v1.RevokePoolResponse], error)
+	ListPoolGrants(context.Context, *connect.Request[v1.ListPoolGrantsRequest]) (*connect.Response[v1.ListPoolGrantsResponse], error)
 	// CreateRobot gives the robot's secret, once.
 	CreateRobot(context.Context, *connect.Request[v1.CreateRobotRequest]) (*connect.Response[v1.CreateRobotResponse], error)
 	SetRobotDisabled(context.Context, *connect.Request[v1.SetRobotDisabledRequest]) (*connect.Response[v1.SetRobotDisabledResponse], error)
@@ -167,6 +181,24 @@ func NewProjectServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(projectServiceMethods.ByName("ListMembers")),
 			connect.WithClientOptions(opts...),
 		),
+		grantPool: connect.NewClient[v1.GrantPoolRequest, v1.GrantPoolResponse](
+			httpClient,
+			baseURL+ProjectServiceGrantPoolProcedure,
+			connect.WithSchema(projectServiceMethods.ByName("GrantPool")),
+			connect.WithClientOptions(opts...),
+		),
+		revokePool: connect.NewClient[v1.RevokePoolRequest, v1.RevokePoolResponse](
+			httpClient,
+			baseURL+ProjectServiceRevokePoolProcedure,
+			connect.WithSchema(projectServiceMethods.ByName("RevokePool")),
+			connect.WithClientOptions(opts...),
+		),
+		listPoolGrants: connect.NewClient[v1.ListPoolGrantsRequest, v1.ListPoolGrantsResponse](
+			httpClient,
+			baseURL+ProjectServiceListPoolGrantsProcedure,
+			connect.WithSchema(projectServiceMethods.ByName("ListPoolGrants")),
+			connect.WithClientOptions(opts...),
+		),
 		createRobot: connect.NewClient[v1.CreateRobotRequest, v1.CreateRobotResponse](
 			httpClient,
 			baseURL+ProjectServiceCreateRobotProcedure,
@@ -204,6 +236,9 @@ type projectServiceClient struct {
 	setMember        *connect.Client[v1.SetMemberRequest, v1.SetMemberResponse]
 	removeMember     *connect.Client[v1.RemoveMemberRequest, v1.RemoveMemberResponse]
 	listMembers      *connect.Client[v1.ListMembersRequest, v1.ListMembersResponse]
+	grantPool        *connect.Client[v1.GrantPoolRequest, v1.GrantPoolResponse]
+	revokePool       *connect.Client[v1.RevokePoolRequest, v1.RevokePoolResponse]
+	listPoolGrants   *connect.Client[v1.ListPoolGrantsRequest, v1.ListPoolGrantsResponse]
 	createRobot      *connect.Client[v1.CreateRobotRequest, v1.CreateRobotResponse]
 	setRobotDisabled *connect.Client[v1.SetRobotDisabledRequest, v1.SetRobotDisabledResponse]
 	removeRobot      *connect.Client[v1.RemoveRobotRequest, v1.RemoveRobotResponse]
@@ -250,6 +285,21 @@ func (c *projectServiceClient) ListMembers(ctx context.Context, req *connect.Req
 	return c.listMembers.CallUnary(ctx, req)
 }
 
+// GrantPool calls shoal.v1.ProjectService.GrantPool.
+func (c *projectServiceClient) GrantPool(ctx context.Context, req *connect.Request[v1.GrantPoolRequest]) (*connect.Response[v1.GrantPoolResponse], error) {
+	return c.grantPool.CallUnary(ctx, req)
+}
+
+// RevokePool calls shoal.v1.ProjectService.RevokePool.
+func (c *projectServiceClient) RevokePool(ctx context.Context, req *connect.Request[v1.RevokePoolRequest]) (*connect.Response[v1.RevokePoolResponse], error) {
+	return c.revokePool.CallUnary(ctx, req)
+}
+
+// ListPoolGrants calls shoal.v1.ProjectService.ListPoolGrants.
+func (c *projectServiceClient) ListPoolGrants(ctx context.Context, req *connect.Request[v1.ListPoolGrantsRequest]) (*connect.Response[v1.ListPoolGrantsResponse], error) {
+	return c.listPoolGrants.CallUnary(ctx, req)
+}
+
 // CreateRobot calls shoal.v1.ProjectService.CreateRobot.
 func (c *projectServiceClient) CreateRobot(ctx context.Context, req *connect.Request[v1.CreateRobotRequest]) (*connect.Response[v1.CreateRobotResponse], error) {
 	return c.createRobot.CallUnary(ctx, req)
@@ -285,6 +335,11 @@ type ProjectServiceHandler interface {
 	SetMember(context.Context, *connect.Request[v1.SetMemberRequest]) (*connect.Response[v1.SetMemberResponse], error)
 	RemoveMember(context.Context, *connect.Request[v1.RemoveMemberRequest]) (*connect.Response[v1.RemoveMemberResponse], error)
 	ListMembers(context.Context, *connect.Request[v1.ListMembersRequest]) (*connect.Response[v1.ListMembersResponse], error)
+	// GrantPool lets every host of a pool, and so whoever may use such a host,
+	// pull the project's images without a login. RevokePool takes that back.
+	GrantPool(context.Context, *connect.Request[v1.GrantPoolRequest]) (*connect.Response[v1.GrantPoolResponse], error)
+	RevokePool(context.Context, *connect.Request[v1.RevokePoolRequest]) (*connect.Response[v1.RevokePoolResponse], error)
+	ListPoolGrants(context.Context, *connect.Request[v1.ListPoolGrantsRequest]) (*connect.Response[v1.ListPoolGrantsResponse], error)
 	// CreateRobot gives the robot's secret, once.
 	CreateRobot(context.Context, *connect.Request[v1.CreateRobotRequest]) (*connect.Response[v1.CreateRobotResponse], error)
 	SetRobotDisabled(context.Context, *connect.Request[v1.SetRobotDisabledRequest]) (*connect.Response[v1.SetRobotDisabledResponse], error)
@@ -347,6 +402,24 @@ func NewProjectServiceHandler(svc ProjectServiceHandler, opts ...connect.Handler
 		connect.WithSchema(projectServiceMethods.ByName("ListMembers")),
 		connect.WithHandlerOptions(opts...),
 	)
+	projectServiceGrantPoolHandler := connect.NewUnaryHandler(
+		ProjectServiceGrantPoolProcedure,
+		svc.GrantPool,
+		connect.WithSchema(projectServiceMethods.ByName("GrantPool")),
+		connect.WithHandlerOptions(opts...),
+	)
+	projectServiceRevokePoolHandler := connect.NewUnaryHandler(
+		ProjectServiceRevokePoolProcedure,
+		svc.RevokePool,
+		connect.WithSchema(projectServiceMethods.ByName("RevokePool")),
+		connect.WithHandlerOptions(opts...),
+	)
+	projectServiceListPoolGrantsHandler := connect.NewUnaryHandler(
+		ProjectServiceListPoolGrantsProcedure,
+		svc.ListPoolGrants,
+		connect.WithSchema(projectServiceMethods.ByName("ListPoolGrants")),
+		connect.WithHandlerOptions(opts...),
+	)
 	projectServiceCreateRobotHandler := connect.NewUnaryHandler(
 		ProjectServiceCreateRobotProcedure,
 		svc.CreateRobot,
@@ -389,6 +462,12 @@ func NewProjectServiceHandler(svc ProjectServiceHandler, opts ...connect.Handler
 			projectServiceRemoveMemberHandler.ServeHTTP(w, r)
 		case ProjectServiceListMembersProcedure:
 			projectServiceListMembersHandler.ServeHTTP(w, r)
+		case ProjectServiceGrantPoolProcedure:
+			projectServiceGrantPoolHandler.ServeHTTP(w, r)
+		case ProjectServiceRevokePoolProcedure:
+			projectServiceRevokePoolHandler.ServeHTTP(w, r)
+		case ProjectServiceListPoolGrantsProcedure:
+			projectServiceListPoolGrantsHandler.ServeHTTP(w, r)
 		case ProjectServiceCreateRobotProcedure:
 			projectServiceCreateRobotHandler.ServeHTTP(w, r)
 		case ProjectServiceSetRobotDisabledProcedure:
@@ -436,6 +515,18 @@ func (UnimplementedProjectServiceHandler) RemoveMember(context.Context, *connect
 
 func (UnimplementedProjectServiceHandler) ListMembers(context.Context, *connect.Request[v1.ListMembersRequest]) (*connect.Response[v1.ListMembersResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("shoal.v1.ProjectService.ListMembers is not implemented"))
+}
+
+func (UnimplementedProjectServiceHandler) GrantPool(context.Context, *connect.Request[v1.GrantPoolRequest]) (*connect.Response[v1.GrantPoolResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("shoal.v1.ProjectService.GrantPool is not implemented"))
+}
+
+func (UnimplementedProjectServiceHandler) RevokePool(context.Context, *connect.Request[v1.RevokePoolRequest]) (*connect.Response[v1.RevokePoolResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("shoal.v1.ProjectService.RevokePool is not implemented"))
+}
+
+func (UnimplementedProjectServiceHandler) ListPoolGrants(context.Context, *connect.Request[v1.ListPoolGrantsRequest]) (*connect.Response[v1.ListPoolGrantsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("shoal.v1.ProjectService.ListPoolGrants is not implemented"))
 }
 
 func (UnimplementedProjectServiceHandler) CreateRobot(context.Context, *connect.Request[v1.CreateRobotRequest]) (*connect.Response[v1.CreateRobotResponse], error) {
