@@ -44,6 +44,8 @@ type plan struct {
 	upstream v1.Image
 	agent    []string // further flags of each agent
 	commands []string // that the test needs on the machine
+	local    bool     // all on this machine's loopback, which the test reaches itself
+	pool     string   // of the agents
 }
 
 // registryName is the upstream's name in image references.
@@ -52,8 +54,10 @@ func (h *house) registryName() string { return h.upstream.Addr + ":5000" }
 // build starts a house, or skips the test where it cannot stand.
 func build(t *testing.T, p plan) *house {
 	t.Helper()
-	if err := netns.Missing(p.commands...); err != nil {
-		t.Skip("NOT RUN:", err)
+	if !p.local {
+		if err := netns.Missing(p.commands...); err != nil {
+			t.Skip("NOT RUN:", err)
+		}
 	}
 	bin, err := filepath.Abs(cmp.Or(os.Getenv("SHOAL_BIN"), "../bin"))
 	if err != nil {
@@ -71,10 +75,12 @@ func build(t *testing.T, p plan) *house {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(h.dir) })
-	if h.net, err = netns.New(ctx, h.dir); err != nil {
-		t.Fatal(err)
+	if !p.local {
+		if h.net, err = netns.New(ctx, h.dir); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(h.net.Close)
 	}
-	t.Cleanup(h.net.Close)
 	t.Cleanup(h.logs)
 	link := netns.Link{UpMbit: p.mbit, DownMbit: p.mbit}
 	var options cluster.SupernodeOptions
@@ -92,6 +98,14 @@ func build(t *testing.T, p plan) *house {
 
 func (h *house) host(name string, link netns.Link) *netns.Host {
 	h.t.Helper()
+	if h.net == nil {
+		host, err := netns.Local(name, h.dir)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		h.t.Cleanup(host.Close)
+		return host
+	}
 	host, err := h.net.AddHost(h.ctx, name, link)
 	if err != nil {
 		h.t.Fatal(err)
@@ -101,7 +115,11 @@ func (h *house) host(name string, link netns.Link) *netns.Host {
 
 func (h *house) join(p plan, link netns.Link) {
 	h.t.Helper()
-	token, err := h.supernode.JoinToken(h.ctx, p.hosts)
+	var args []string
+	if p.pool != "" {
+		args = []string{"--pool", p.pool}
+	}
+	token, err := h.supernode.JoinToken(h.ctx, p.hosts, args...)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -150,7 +168,7 @@ func (h *house) logs() {
 	if !h.t.Failed() {
 		return
 	}
-	if to := os.Getenv("SHOAL_LOGS"); to != "" {
+	if to := os.Getenv("SHOAL_LOGS"); to != "" && h.net != nil {
 		h.save(filepath.Join(to, h.t.Name()))
 	}
 	if h.supernode != nil && h.supernode.Process != nil {

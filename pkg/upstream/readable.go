@@ -17,7 +17,7 @@ import (
 const (
 	readableYes     = time.Minute
 	readableNo      = 15 * time.Second
-	readableTimeout = 10 * time.Second
+	readableTimeout = 3 * time.Second
 	maxReadable     = 8192
 )
 
