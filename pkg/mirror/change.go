@@ -57,9 +57,11 @@ func (g *Gate) Forget(ctx context.Context, c Change) {
 		}
 	}
 	g.mu.Unlock()
-	for _, s := range touched {
-		go g.recheck(ctx, s)
-	}
+	go func() { // one by one, so that the supernode is not stormed
+		for _, s := range touched {
+			g.recheck(ctx, s)
+		}
+	}()
 }
 
 // userOf is the user that a reader's key in the proofs stands for; whose it is
