@@ -64,10 +64,11 @@ func TestForgedTokensOpenNoDoor(t *testing.T) {
 // with the supernode's true key, which lies on this machine.
 func forgeries(t *testing.T, v *town, good string) map[string]string {
 	t.Helper()
-	key, err := identity.LoadOrCreateTokenKey(filepath.Join(v.supernode.Data, "keys"))
+	keys, err := identity.LoadOrCreateTokenKeys(filepath.Join(v.supernode.Data, "keys"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	key := keys[0].Private
 	public := key.Public().(ed25519.PublicKey)
 	_, stranger, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
