@@ -54,6 +54,7 @@ var floor = map[string]int{
 
 	"supernode/registry": 40,
 	"supernode/auth":     40,
+	"supernode/audit":    40,
 	"supernode/tracker":  40,
 	"supernode/seed":     40,
 	"supernode/fleet":    40,
