@@ -23,14 +23,14 @@ func (a *Auth) AuthorizeAPI(r *http.Request) (User, error) {
 }
 
 // AuthorizeAdmin is AuthorizeAPI for what only admins may do; others get an
-// error that wraps ErrDenied.
+// error that wraps ErrDenied, and the user with it.
 func (a *Auth) AuthorizeAdmin(r *http.Request) (User, error) {
 	user, err := a.AuthorizeAPI(r)
 	if err != nil {
 		return User{}, err
 	}
 	if !user.Admin {
-		return User{}, fmt.Errorf("%w: %s is no admin", ErrDenied, user.Name)
+		return user, fmt.Errorf("%w: %s is no admin", ErrDenied, user.Name)
 	}
 	return user, nil
 }

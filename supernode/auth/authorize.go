@@ -197,7 +197,9 @@ func (a *Auth) basic(r *http.Request) (User, error) {
 // identify logs a user or a robot in.
 func (a *Auth) identify(r *http.Request, name, password string) (User, error) {
 	if strings.HasPrefix(name, robotLogin) {
-		return a.robotWith(r.Context(), name, password)
+		user, err := a.robotWith(r.Context(), name, password)
+		a.tellRobot(r, name, err)
+		return user, err
 	}
 	return a.Login(r, name, password)
 }

@@ -3,9 +3,11 @@ package auth
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/shoalproject/shoal/pkg/token"
 )
@@ -20,6 +22,8 @@ type Deed struct {
 	Allowed bool
 	Reason  string // why it was refused
 	Detail  map[string]string
+	Project string // whose admins may know
+	Often   bool   // a program does it again and again
 }
 
 // unknown stands for a name that nobody has: people type passwords there.
@@ -50,6 +54,38 @@ func (a *Auth) tellLogin(r *http.Request, record *userRecord, err error) {
 		return
 	}
 	a.tell(r, Deed{Subject: loggable(record), Action: "login"}, err)
+}
+
+// tellRobot passes on a login of a robot. What was tried for one that is not
+// there is told without its name.
+func (a *Auth) tellRobot(r *http.Request, login string, err error) {
+	if err != nil && !errors.Is(err, ErrLogin) {
+		return
+	}
+	d := Deed{Subject: unknown, Action: "login", Often: true}
+	if project, name, ok := parseRobot(login); ok {
+		if record, readErr := a.readRobot(r.Context(), project, name); readErr == nil && record != nil {
+			d.Subject, d.Project = login, project
+		}
+	}
+	a.tell(r, d, err)
+}
+
+// MayAudit decides who may read the audit of a project, and from when on: its
+// admins, since it was made, and system administrators. "" is all of the
+// audit, which is theirs alone.
+func (a *Auth) MayAudit(ctx context.Context, by User, project string) (since time.Time, err error) {
+	switch {
+	case by.systemAdmin():
+		return time.Time{}, nil
+	case project == "":
+		return time.Time{}, fmt.Errorf("read the audit: %w: name a project that you are admin of; only system administrators see all of it", ErrDenied)
+	}
+	at, err := a.allowed(ctx, by, project, manageProject)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the audit of project %q: %w", project, err)
+	}
+	return at.project.Created, nil
 }
 
 // deniedError refuses somebody who is known.

@@ -133,7 +133,7 @@ func (a *Auth) parseRequest(service string, scopes []string, offline bool) (toke
 // granted is grant, and tells of a token that lasts.
 func (a *Auth) granted(r *http.Request, user User, req tokenRequest) (*tokenAnswer, error) {
 	answer, err := a.grant(r.Context(), user, req)
-	if err == nil && req.offline {
+	if err == nil && answer.RefreshToken != "" {
 		a.tell(r, Deed{Subject: user.Name, Action: "refresh_token.create", Object: req.service}, nil)
 	}
 	return answer, err
