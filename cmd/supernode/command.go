@@ -165,8 +165,8 @@ func verifyCommand() *cobra.Command {
 	var data string
 	cmd := &cobra.Command{
 		Use:     "verify",
-		Short:   "Hash every blob again and check the metadata",
-		Long:    "Hash every blob again and check the metadata. The exit status is 1 when anything is wrong.",
+		Short:   "Hash every blob again, check the metadata and the audit's chain",
+		Long:    "Hash every blob again, check the metadata and the audit's chain. The exit status\nis 1 when anything is wrong.",
 		Example: "  supernode verify --data /var/lib/shoal",
 		Args:    settings.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -193,7 +193,7 @@ func verifyCommand() *cobra.Command {
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%d blobs checked, %d problems\n", last.GetBlobsChecked(), problems)
 			if problems > 0 {
-				return errors.New("the store has problems; push the named blobs again")
+				return errors.New("the store has problems; push the named blobs again, and ask who could write to the audit if that is named")
 			}
 			return nil
 		},

@@ -31,6 +31,8 @@ type config struct {
 	UploadLimit   settings.Rate             `yaml:"upload-limit" help:"Limit of what is sent to the swarm; 0 is none."`
 	OfflineGrace  time.Duration             `yaml:"offline-grace" help:"How long agents may act on what they last heard while no supernode answers; 0 switches that off."`
 	GCEvery       time.Duration             `yaml:"gc-every" help:"How often what nothing refers to is removed; 0 leaves it to 'supernode gc'."`
+	AuditKeep     time.Duration             `yaml:"audit-keep" help:"How long the audit's rows are kept, by whole days; 0 is for ever."`
+	AuditSize     settings.Size             `yaml:"audit-size" help:"How much room the audit's rows may take; the oldest go first. 0 is no limit."`
 	Upstreams     map[string]upstreamConfig `yaml:"upstreams" help:"file: Registries that are pulled through and cached, by the name that stands in image references.\nAn empty entry takes the well-known address of that name:\n  docker.io: {}\n  registry.example.com: {url: \"https://…\", username: …, password_file: …, projects: [demo], ca_file: …}\nA login here opens all that it may read to system administrators and to the members, robots and\nhosts of pools of the projects named beside it. Everybody else logs in with an account of that registry.\nPlain HTTP and private addresses are taken only when named here by url."`
 }
 
@@ -60,6 +62,8 @@ func defaults() config {
 		UploadSlots:   8,
 		OfflineGrace:  time.Hour,
 		GCEvery:       6 * time.Hour,
+		AuditKeep:     365 * 24 * time.Hour,
+		AuditSize:     10e9,
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/token"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/supernode/api"
+	"github.com/shoalproject/shoal/supernode/audit"
 	"github.com/shoalproject/shoal/supernode/auth"
 	"github.com/shoalproject/shoal/supernode/fleet"
 	"github.com/shoalproject/shoal/supernode/meta"
@@ -48,6 +49,7 @@ type house struct {
 	node     *identity.Node
 	trust    *identity.Trust
 	tls      *tls.Config // nil on loopback
+	audit    *audit.Log
 	auth     *auth.Auth
 	registry *registry.Registry
 	cache    *store.Store
@@ -161,6 +163,9 @@ func (h *house) openGate(ctx context.Context) error {
 	h.memberKey = publicBytes(public)
 	h.node = identity.NewNode(h.key, time.Now)
 	h.trust = identity.NewTrust(h.key.PeerID().String())
+	if err := h.openAudit(); err != nil {
+		return err
+	}
 	scheme := "https"
 	if h.tls == nil {
 		scheme = "http"
@@ -169,7 +174,7 @@ func (h *house) openGate(ctx context.Context) error {
 		Meta: h.meta, TokenKeys: tokenKeys, KeepKeys: keepTokenKeys(keys), OnKeys: h.tellKeys, MemberKey: memberKey, IDC: h.config.IDC,
 		Issuer: "shoal/" + h.key.PeerID().String(), Service: "shoal-registry",
 		ExternalURL: scheme + "://" + h.config.names()[0], PublicNames: h.config.names(), CASHA256: pin,
-		OnRevoke: h.revoked, OnChange: h.rightsChanged, Now: time.Now, Log: h.log,
+		OnRevoke: h.revoked, Audit: api.Deeds(h.audit), OnChange: h.rightsChanged, Now: time.Now, Log: h.log,
 	})
 	if err != nil {
 		return err
@@ -179,6 +184,17 @@ func (h *house) openGate(ctx context.Context) error {
 		return err
 	}
 	_, err = h.auth.FirstLogin(ctx, h.config.AdminPassword, h.firstLogin)
+	return err
+}
+
+func (h *house) openAudit() (err error) {
+	h.audit, err = audit.Open(audit.Config{
+		Dir: h.config.path("audit"), Sign: h.key.Sign, Verify: h.trust.Verify, Keep: h.config.AuditKeep, MaxBytes: int64(h.config.AuditSize),
+		Metrics: h.metrics, Now: time.Now, Log: h.log,
+	})
+	if err == nil {
+		h.closers = append(h.closers, h.audit.Close)
+	}
 	return err
 }
 

@@ -155,7 +155,7 @@ func reached(listen, host string) string {
 func (h *house) openAPI() {
 	h.api = api.Config{
 		Auth: h.auth, Node: h.node, Registry: h.registry, Pieces: h.pieces, Tracker: h.tracker, Grants: h.grants, Fleet: h.fleet,
-		Seed: origins{h.seed}, Meta: h.meta, Welcome: h.welcome, IDC: h.config.IDC, Ready: h.ready.ServeHTTP,
+		Seed: origins{h.seed}, Audit: h.audit, Meta: h.meta, Welcome: h.welcome, IDC: h.config.IDC, Ready: h.ready.ServeHTTP,
 		Stopping: h.stopping, Now: time.Now, Log: h.log,
 	}
 }

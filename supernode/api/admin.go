@@ -236,6 +236,13 @@ func (s adminService) Verify(ctx context.Context, _ *connect.Request[shoalv1.Ver
 	if report.More > 0 {
 		last.Problems = append(last.Problems, fmt.Sprintf("and %d more", report.More))
 	}
+	chain, err := s.Audit.Verify(ctx)
+	if err != nil {
+		return coded(err)
+	}
+	for _, b := range chain.Broken {
+		last.Problems = append(last.Problems, b.Error())
+	}
 	return stream.Send(last)
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/token"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
+	"github.com/shoalproject/shoal/supernode/audit"
 	"github.com/shoalproject/shoal/supernode/auth"
 	"github.com/shoalproject/shoal/supernode/console"
 	"github.com/shoalproject/shoal/supernode/fleet"
@@ -63,7 +64,9 @@ type Config struct {
 	Grants   *Grants
 	Fleet    *fleet.Fleet
 	Seed     Seed
-	Meta     meta.Backuper
+	// Audit gets a row for every call, push, delete and refusal.
+	Audit *audit.Log
+	Meta  meta.Backuper
 	// Welcome is all that a member is told; host is the address by which it
 	// reached this supernode.
 	Welcome func(membership []byte, host string) (*shoalv1.Welcome, error)
@@ -100,17 +103,19 @@ func (c Config) routes() ([]route, error) {
 		return nil, err
 	}
 	_, join := shoalv1connect.NewJoinServiceHandler(joinService{c}, connect.WithReadMaxBytes(maxJoin))
-	_, admin := shoalv1connect.NewAdminServiceHandler(adminService{c}, connect.WithReadMaxBytes(maxMessage))
-	_, projects := shoalv1connect.NewProjectServiceHandler(projectService{c}, connect.WithReadMaxBytes(maxMessage))
-	_, rules := shoalv1connect.NewRetentionServiceHandler(retentionService{c}, connect.WithReadMaxBytes(maxMessage))
-	_, users := shoalv1connect.NewUserServiceHandler(userService{c}, connect.WithReadMaxBytes(maxMessage))
+	_, admin := shoalv1connect.NewAdminServiceHandler(adminService{c}, c.recorded())
+	_, projects := shoalv1connect.NewProjectServiceHandler(projectService{c}, c.recorded())
+	_, rules := shoalv1connect.NewRetentionServiceHandler(retentionService{c}, c.recorded())
+	_, users := shoalv1connect.NewUserServiceHandler(userService{c}, c.recorded())
+	_, audits := shoalv1connect.NewAuditServiceHandler(auditService{c}, c.recorded())
 	out := []route{
-		{"/v2/", c.Registry},
+		{"/v2/", c.registryRecorded()},
 		{"POST /api/shoal.v1.JoinService/", http.StripPrefix("/api", join)},
 		{"/api/shoal.v1.AdminService/", http.StripPrefix("/api", c.adminsOnly(admin))},
 		{"/api/shoal.v1.ProjectService/", http.StripPrefix("/api", c.usersOnly(projects))},
 		{"/api/shoal.v1.RetentionService/", http.StripPrefix("/api", c.usersOnly(rules))},
 		{"/api/shoal.v1.UserService/", http.StripPrefix("/api", c.usersOnly(users))},
+		{"/api/shoal.v1.AuditService/", http.StripPrefix("/api", c.usersOnly(audits))},
 		{"/token", http.HandlerFunc(c.Auth.ServeToken)},
 		{"GET /.well-known/jwks.json", http.HandlerFunc(c.Auth.ServeJWKS)},
 		{"GET /healthz", http.HandlerFunc(telemetry.Alive)},
@@ -145,7 +150,7 @@ func Members(c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/swarm/v1/", c.Pieces)
 	mux.Handle("/shoal.v1.NodeService/", c.membersOnly(node))
-	mux.Handle("GET /v2/", c.membersOnly(c.Registry))
+	mux.Handle("GET /v2/", c.membersOnly(c.registryRecorded()))
 	mux.Handle("POST /token", c.membersOnly(http.HandlerFunc(c.Auth.ServeToken)))
 	return mux
 }
@@ -154,20 +159,23 @@ func Members(c Config) http.Handler {
 // the login.
 func Admin(c Config) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(shoalv1connect.NewAdminServiceHandler(adminService{c}, connect.WithReadMaxBytes(maxMessage)))
-	mux.Handle(shoalv1connect.NewKeyServiceHandler(keyService{c}, connect.WithReadMaxBytes(maxMessage)))
-	return http.StripPrefix("/api", mux)
+	mux.Handle(shoalv1connect.NewAdminServiceHandler(adminService{c}, c.recorded()))
+	mux.Handle(shoalv1connect.NewKeyServiceHandler(keyService{c}, c.recorded()))
+	return http.StripPrefix("/api", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mux.ServeHTTP(w, r.WithContext(withCaller(r, auth.User{Name: operator, Admin: true})))
+	}))
 }
 
 func (c Config) adminsOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, err := c.Auth.AuthorizeAdmin(r)
 		if err != nil {
+			c.recordDoor(r, user, err)
 			c.refuse(w, r, err)
 			return
 		}
 		c.Log.Info("administration", "user", user.Name, "call", strings.TrimPrefix(r.URL.Path, "/shoal.v1."), "from", r.RemoteAddr)
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, r.WithContext(withCaller(r, user)))
 	})
 }
 
@@ -233,6 +241,7 @@ func (s joinService) Join(ctx context.Context, req *connect.Request[shoalv1.Join
 	joined, err := s.Auth.Join(ctx, auth.Joining{
 		Token: m.Token, PublicKey: ed25519.PublicKey(m.PublicKey), Proof: m.Proof, Hostname: m.Hostname,
 	})
+	s.Audit.Record(joinEvent(m, hostOf(req.Peer().Addr), joined, err))
 	if err != nil {
 		s.Log.Warn("a node was not taken in", "from", req.Peer().Addr, "error", err)
 		return nil, coded(err)

@@ -26,6 +26,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/token"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
+	"github.com/shoalproject/shoal/supernode/audit"
 	"github.com/shoalproject/shoal/supernode/auth"
 	"github.com/shoalproject/shoal/supernode/fleet"
 	"github.com/shoalproject/shoal/supernode/meta"
@@ -106,9 +107,16 @@ func newFront(t *testing.T) *front {
 		Grants: NewGrants(f.key.Sign, f.now),
 		Ready:  telemetry.Alive, Stopping: f.stopping, Now: f.now, Log: log,
 	}
+	f.Audit, err = audit.Open(audit.Config{
+		Dir: filepath.Join(t.TempDir(), "audit"), Sign: f.key.Sign, Verify: identity.NewTrust(f.key.PeerID().String()).Verify, Now: f.now, Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Audit.Close() })
 	f.Auth, err = auth.New(t.Context(), auth.Config{
 		Meta: store, TokenKeys: tokenKeys, MemberKey: memberKey, IDC: "here", Issuer: "shoal/here", Service: "shoal-registry",
-		ExternalURL: "http://" + names[0], PublicNames: names, OnRevoke: f.revoked,
+		ExternalURL: "http://" + names[0], PublicNames: names, OnRevoke: f.revoked, Audit: Deeds(f.Audit),
 		OnChange: func(c auth.Change) { f.Fleet.Tell(RightsChanged(c)) }, Now: f.now, Log: log,
 	})
 	if err != nil {

@@ -14,7 +14,11 @@ type callerUserKey struct{}
 
 type callerUser struct {
 	auth.User
-	request *http.Request // for the limits of logins
+	request *http.Request // for the limits of logins, and the address
+}
+
+func withCaller(r *http.Request, user auth.User) context.Context {
+	return context.WithValue(r.Context(), callerUserKey{}, callerUser{user, r})
 }
 
 func userOf(ctx context.Context) callerUser {
@@ -28,11 +32,12 @@ func (c Config) usersOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, err := c.Auth.AuthorizeAPI(r)
 		if err != nil {
+			c.recordDoor(r, user, err)
 			c.refuse(w, r, err)
 			return
 		}
 		c.Log.Info("a call", "user", user.Name, "call", strings.TrimPrefix(r.URL.Path, "/shoal.v1."), "from", r.RemoteAddr)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerUserKey{}, callerUser{user, r})))
+		next.ServeHTTP(w, r.WithContext(withCaller(r, user)))
 	})
 }
 
@@ -40,7 +45,7 @@ func (c Config) usersOnly(next http.Handler) http.Handler {
 func (c Config) asSession(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s, err := c.Auth.SessionFrom(r); err == nil {
-			r = r.WithContext(context.WithValue(r.Context(), callerUserKey{}, callerUser{s.User, r}))
+			r = r.WithContext(withCaller(r, s.User))
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -84,6 +84,12 @@ type Gatekeeper struct{ *auth.Auth }
 
 // Authorize implements registry.Authorizer.
 func (g Gatekeeper) Authorize(r *http.Request, repository string, actions ...string) (string, error) {
+	subject, err := g.authorize(r, repository, actions...)
+	noteDecision(r.Context(), subject, err)
+	return subject, err
+}
+
+func (g Gatekeeper) authorize(r *http.Request, repository string, actions ...string) (string, error) {
 	from := callerOf(r.Context())
 	if from.PeerID == "" || r.Header.Get("Authorization") != "" {
 		return g.Auth.Authorize(r, repository, actions...)
@@ -168,7 +174,11 @@ func (s nodeService) announcement(ctx context.Context, from caller, d blob.Diges
 		origin = blob.Origin{Ref: blob.Ref{Registry: o.Registry, Repository: o.Repository}, Token: o.Token}
 	}
 	out.Outside = origin.Ref.Registry != ""
-	if !out.Outside && !s.mayFetch(ctx, from, d, origin) {
+	may := out.Outside || s.mayFetch(ctx, from, d, origin)
+	if !out.Outside {
+		s.Audit.Record(piecesEvent(from, d, origin.Ref.Repository, may))
+	}
+	if !may {
 		// The same answer as for a digest that does not exist.
 		out.Seed, out.RefusedStatus, out.RefusedReason = tracker.SeedRefused, http.StatusNotFound, "no repository here holds it"
 		return out
