@@ -72,6 +72,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "address": address, "start": start, "stop": stop, "ready": ready,
 			"supernode": supernode, "agent": agent, "capture": capture, "push": push, "isjson": isJSON,
+			"secret": secret, "secretfield": secretField, "token": getToken, "ask": ask, "console": consoleLogin, "page": page, "unsaid": unsaid,
 		},
 	})
 }
@@ -79,7 +80,10 @@ func TestScripts(t *testing.T) {
 type stageKey struct{}
 
 // stage is what runs beside one script.
-type stage struct{ running map[string]*program }
+type stage struct {
+	running map[string]*program
+	secrets []string // that were used, in all their spellings
+}
 
 type program struct {
 	cmd  *exec.Cmd

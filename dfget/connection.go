@@ -186,6 +186,15 @@ func (a *app) users() (shoalv1connect.UserServiceClient, error) {
 	return shoalv1connect.NewUserServiceClient(client, base), nil
 }
 
+// audits is the API of the audit.
+func (a *app) audits() (shoalv1connect.AuditServiceClient, error) {
+	client, base, err := a.api()
+	if err != nil {
+		return nil, err
+	}
+	return shoalv1connect.NewAuditServiceClient(client, base), nil
+}
+
 type credentials struct{ user, password string }
 
 // credentialsFor reads what Docker's own configuration and helpers hold.
