@@ -170,8 +170,7 @@ func (c Config) adminsOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, err := c.Auth.AuthorizeAdmin(r)
 		if err != nil {
-			c.recordDoor(r, user, err)
-			c.refuse(w, r, err)
+			c.refuse(w, r, user, err)
 			return
 		}
 		c.Log.Info("administration", "user", user.Name, "call", strings.TrimPrefix(r.URL.Path, "/shoal.v1."), "from", r.RemoteAddr)
@@ -179,9 +178,10 @@ func (c Config) adminsOnly(next http.Handler) http.Handler {
 	})
 }
 
-// refuse answers in the form that Connect clients read. A fault of this side
+// refuse answers in the form that Connect clients read, and puts the call down
+// in the audit; by is who it was, as far as that is known. A fault of this side
 // is in the log, and its words are for nobody else.
-func (c Config) refuse(w http.ResponseWriter, r *http.Request, err error) {
+func (c Config) refuse(w http.ResponseWriter, r *http.Request, by auth.User, err error) {
 	var challenge *auth.ChallengeError
 	var later interface{ Later() (status, seconds int) }
 	code, status := connect.CodeInternal, http.StatusInternalServerError
@@ -201,6 +201,7 @@ func (c Config) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		c.Log.Error("a call was not decided", "path", r.URL.Path, "from", r.RemoteAddr, "error", err)
 		err = errUndecided
 	}
+	c.recordDoor(r, by, code)
 	if err := connect.NewErrorWriter().Write(w, r, connect.NewError(code, err)); err != nil {
 		http.Error(w, code.String(), status)
 	}

@@ -32,8 +32,7 @@ func (c Config) usersOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, err := c.Auth.AuthorizeAPI(r)
 		if err != nil {
-			c.recordDoor(r, user, err)
-			c.refuse(w, r, err)
+			c.refuse(w, r, user, err)
 			return
 		}
 		c.Log.Info("a call", "user", user.Name, "call", strings.TrimPrefix(r.URL.Path, "/shoal.v1."), "from", r.RemoteAddr)

@@ -106,11 +106,8 @@ func (c Config) recordCall(ctx context.Context, procedure string, request any, e
 
 // recordDoor gives a call a row that was turned away before anybody looked at
 // what it asks for; by has no name when that is not known.
-func (c Config) recordDoor(r *http.Request, by auth.User, err error) {
-	e := audit.Event{Action: "call.unknown", Object: "service", Subject: by.Name, From: hostOf(r.RemoteAddr), Reason: connect.CodeUnauthenticated.String()}
-	if errors.Is(err, auth.ErrDenied) {
-		e.Reason = connect.CodePermissionDenied.String()
-	}
+func (c Config) recordDoor(r *http.Request, by auth.User, code connect.Code) {
+	e := audit.Event{Action: "call.unknown", Object: "service", Subject: by.Name, From: hostOf(r.RemoteAddr), Reason: code.String()}
 	name := protoreflect.FullName(strings.ReplaceAll(strings.TrimPrefix(r.URL.Path, "/"), "/", "."))
 	if d, err := protoregistry.GlobalFiles.FindDescriptorByName(name); err == nil && strings.HasPrefix(string(name), callsPackage) {
 		e.Action, e.Object = actionOf(string(d.Name())), string(d.Parent().Name())

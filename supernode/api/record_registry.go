@@ -109,7 +109,7 @@ func registryEvent(r *http.Request, from string, d decision, status int, digest 
 	switch {
 	case errors.As(d.err, &known):
 		e.Subject, e.Reason = known.Subject(), d.err.Error()
-	case d.err != nil:
+	case status == http.StatusUnauthorized:
 		e.Reason = "no login that covers this"
 	case failed:
 		e.Reason = http.StatusText(status)
