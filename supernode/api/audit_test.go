@@ -341,3 +341,37 @@ func TestWhoSeesTheAudit(t *testing.T) {
 		t.Errorf("asked for by time: %v %v", answer, err)
 	}
 }
+
+// Tags that a project's rules let go have rows, by whoever let the rules run.
+func TestRetainedTagsHaveRows(t *testing.T) {
+	s := newScene(t, "project admin")
+	admin := s.retentions(s.who["project admin"])
+	_, err := admin.SetRetention(t.Context(), connect.NewRequest(&shoalv1.SetRetentionRequest{Project: "own", Rule: &shoalv1.RetentionRule{KeepLast: 1}}))
+	s.must(err)
+	deleted := func() (out []string) {
+		for _, row := range s.rows(audit.Query{Action: "tag.delete", Project: "own"}) {
+			if !row.Allowed || row.Detail["digest"] == "" || row.Detail["rule"] == "" {
+				t.Errorf("%+v", row)
+			}
+			out = append(out, row.Subject+" "+row.Object)
+		}
+		return out
+	}
+	s.pushTag("own/app", "v1")
+	s.offset.Add(int64(time.Hour))
+	s.pushTag("own/app", "v2")
+	for _, dry := range []bool{true, false} {
+		_, err = runRetention(t, admin, &shoalv1.RunRetentionRequest{Project: "own", DryRun: dry})
+		s.must(err)
+		if want := map[bool][]string{true: nil, false: {"project-admin own/app:v1"}}[dry]; !slices.Equal(deleted(), want) {
+			t.Errorf("dry run %v: %q, want %q", dry, deleted(), want)
+		}
+	}
+	s.offset.Add(int64(time.Hour))
+	s.pushTag("own/app", "v3")
+	_, err = s.Collect(t.Context())
+	s.must(err)
+	if want := []string{audit.Supernode + " own/app:v2", "project-admin own/app:v1"}; !slices.Equal(deleted(), want) {
+		t.Errorf("%q, want %q", deleted(), want)
+	}
+}

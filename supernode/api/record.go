@@ -131,9 +131,10 @@ func refused(err error) bool {
 // toldFields are the fields of requests that the audit may hold. No other is
 // looked at, so that a field with a secret has to be named here to leak.
 var toldFields = map[protoreflect.Name]bool{
-	"admin": true, "count": true, "developers_delete": true, "digest": true, "disabled": true, "images": true,
-	"immutable_tags": true, "name": true, "peer_id": true, "permissions": true, "pool": true, "project": true,
-	"public": true, "quota_bytes": true, "role": true, "servers": true, "ttl_seconds": true, "user": true, "uses": true,
+	"admin": true, "all": true, "count": true, "developers_delete": true, "digest": true, "disabled": true, "dry_run": true,
+	"images": true, "immutable_tags": true, "keep": true, "keep_days": true, "keep_last": true, "name": true, "peer_id": true,
+	"permissions": true, "pool": true, "project": true, "public": true, "quota_bytes": true, "repositories": true, "role": true,
+	"servers": true, "sign_after_seconds": true, "ttl_seconds": true, "user": true, "uses": true,
 }
 
 // callEvent says what a call did to what. Reading is done often.

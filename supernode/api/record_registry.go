@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/shoalproject/shoal/supernode/audit"
+	"github.com/shoalproject/shoal/supernode/registry"
 )
 
 // decisionKey marks where the gatekeeper leaves what it decided about a
@@ -170,4 +171,16 @@ func (n named) object(digest string, pulled bool) string {
 		return n.repository + ":" + n.reference
 	}
 	return n.repository
+}
+
+// recordRetained gives a tag a row that went by its project's rules.
+func (c Config) recordRetained(by, from string, r registry.Retained) {
+	if !r.Removed {
+		return
+	}
+	project, _, _ := strings.Cut(r.Repository, "/")
+	c.Audit.Record(audit.Event{
+		Subject: by, Action: "tag.delete", Object: r.Repository + ":" + r.Name, Project: project, From: from, Allowed: true,
+		Detail: map[string]string{"digest": string(r.Digest), "rule": r.Why},
+	})
 }

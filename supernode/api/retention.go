@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
+	"github.com/shoalproject/shoal/supernode/audit"
 	"github.com/shoalproject/shoal/supernode/auth"
 	"github.com/shoalproject/shoal/supernode/registry"
 	"github.com/shoalproject/shoal/supernode/retention"
@@ -21,7 +22,10 @@ func (c Config) Collect(ctx context.Context) (registry.GCReport, error) {
 	projects, err := c.Auth.Retentions(ctx)
 	errs := []error{err}
 	for name, rules := range projects {
-		errs = append(errs, c.Registry.Retain(ctx, name, rules, false, func(registry.Retained) error { return nil }))
+		errs = append(errs, c.Registry.Retain(ctx, name, rules, false, func(r registry.Retained) error {
+			c.recordRetained(audit.Supernode, "", r)
+			return nil
+		}))
 	}
 	report, err := c.Registry.GC(ctx)
 	return report, errors.Join(append(errs, err)...)
@@ -71,7 +75,9 @@ func (s retentionService) RunRetention(ctx context.Context, req *connect.Request
 		}
 		rules = auth.WithRule(rules, rule)
 	}
+	by := userOf(ctx)
 	err = s.Registry.Retain(ctx, m.Project, rules, m.DryRun, func(r registry.Retained) error {
+		s.recordRetained(by.Name, by.from(), r)
 		v := &shoalv1.RetentionVerdict{
 			Repository: r.Repository, Tag: r.Name, Digest: string(r.Digest), Pushed: timestamppb.New(r.Set), Goes: r.Goes, Why: r.Why, Removed: r.Removed,
 		}

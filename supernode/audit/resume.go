@@ -141,7 +141,7 @@ func (l *Log) continueAt(t tail) (*Event, error) {
 		return nil, err
 	}
 	return &Event{
-		Subject: supernode, Action: "audit.resume", Object: "audit", Allowed: true, Reason: "the last stop was not an orderly one",
+		Subject: Supernode, Action: "audit.resume", Object: "audit", Allowed: true, Reason: "the last stop was not an orderly one",
 		Detail: map[string]string{"unsigned_rows": fmt.Sprint(t.rows), "bytes_cut": fmt.Sprint(cut)},
 	}, nil
 }
@@ -180,5 +180,5 @@ func (l *Log) beginAnew(why *BrokenError) (*Event, error) {
 			data = rest
 		}
 	}
-	return &Event{Subject: supernode, Action: "audit.broken", Object: "audit", Reason: why.Error()}, nil
+	return &Event{Subject: Supernode, Action: "audit.broken", Object: "audit", Reason: why.Error()}, nil
 }

@@ -30,8 +30,12 @@ const (
 	maxLine = 32 << 10
 )
 
-// Unknown is the subject of who did not say who they are.
-const Unknown = "(unknown)"
+const (
+	// Unknown is the subject of who did not say who they are.
+	Unknown = "(unknown)"
+	// Supernode is the subject of what the supernode does by itself.
+	Supernode = "(supernode)"
+)
 
 // Event is one thing that somebody did or tried.
 type Event struct {

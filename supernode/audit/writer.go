@@ -215,14 +215,11 @@ func (l *Log) retain() error {
 		return err
 	}
 	l.write([]item{{at: l.cfg.Now(), event: Event{
-		Subject: supernode, Action: "audit.trim", Object: "audit", Allowed: true,
+		Subject: Supernode, Action: "audit.trim", Object: "audit", Allowed: true,
 		Detail: map[string]string{"through": fmt.Sprint(before.Sequence)},
 	}}})
 	return nil
 }
-
-// supernode is the subject of what this program does by itself.
-const supernode = "(supernode)"
 
 func (l *Log) remove(n int, before place) error {
 	l.removing.Lock()
