@@ -248,7 +248,7 @@ func TestBigLayer(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("%s: peak of %d MiB resident", a.Host.Name, u.RSSPeak>>20)
-		if u.RSSPeak > 96<<20 {
+		if u.RSSPeak > 64<<20 {
 			t.Errorf("%s: %d MiB resident for a pull that streams", a.Host.Name, u.RSSPeak>>20)
 		}
 	}

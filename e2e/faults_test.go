@@ -206,7 +206,7 @@ func TestSilentPeer(t *testing.T) {
 	if _, err := h.pull(h.ctx, silent, app); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(h.ctx, 20*time.Second) // four times what it takes
+	ctx, cancel := context.WithTimeout(h.ctx, 10*time.Second) // twice what it takes on a busy machine
 	defer cancel()
 	var (
 		wait sync.WaitGroup
