@@ -47,7 +47,7 @@ func buildTown(t *testing.T) *town {
 	if v.token, err = h.supernode.JoinToken(h.ctx, 8, "--pool", "web"); err != nil {
 		t.Fatal(err)
 	}
-	admin := &http.Client{Transport: basic{cluster.AdminUser, h.supernode.Password}}
+	admin := &http.Client{Transport: withBasic{http.DefaultTransport, cluster.AdminUser, h.supernode.Password}}
 	users := shoalv1connect.NewUserServiceClient(admin, h.supernode.URL+"/api")
 	projects := shoalv1connect.NewProjectServiceClient(admin, h.supernode.URL+"/api")
 	for user, project := range map[string]string{"ann": "alpha", "bob": "beta"} {
@@ -63,13 +63,8 @@ func buildTown(t *testing.T) *town {
 
 func passwordOf(user string) string { return "the password of " + user }
 
-type basic struct{ user, password string }
-
-func (b basic) RoundTrip(r *http.Request) (*http.Response, error) {
-	r = r.Clone(r.Context())
-	r.SetBasicAuth(b.user, b.password)
-	return http.DefaultTransport.RoundTrip(r)
-}
+// waitForRights is how soon a change of rights has to be felt everywhere.
+const waitForRights = time.Minute
 
 // bearer logs a user in at /token of base.
 func (v *town) bearer(base, user string, scopes ...string) string {
@@ -328,24 +323,24 @@ func TestARightEndsWithinAMinute(t *testing.T) {
 	if got := read(); got != http.StatusOK {
 		t.Fatalf("before: %d", got)
 	}
-	projects := shoalv1connect.NewProjectServiceClient(&http.Client{Transport: basic{cluster.AdminUser, v.supernode.Password}}, v.supernode.URL+"/api")
+	projects := shoalv1connect.NewProjectServiceClient(&http.Client{Transport: withBasic{http.DefaultTransport, cluster.AdminUser, v.supernode.Password}}, v.supernode.URL+"/api")
 	if _, err := projects.RemoveMember(t.Context(), connect.NewRequest(&shoalv1.RemoveMemberRequest{Project: "alpha", User: "ann"})); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	v.eventually(time.Minute, "the mirror refuses her", func() bool { return read() != http.StatusOK })
+	v.eventually(waitForRights, "the mirror refuses her", func() bool { return read() != http.StatusOK })
 	t.Logf("refused after %v", time.Since(began).Round(time.Millisecond))
 	if _, err := projects.GrantPool(t.Context(), connect.NewRequest(&shoalv1.GrantPoolRequest{Project: "alpha", Pool: "web"})); err != nil {
 		t.Fatal(err)
 	}
 	bearer = "" // whatever runs on a host of the pool may, without a login
 	began = time.Now()
-	v.eventually(time.Minute, "the pool's host may by itself", func() bool { return read() == http.StatusOK })
+	v.eventually(waitForRights, "the pool's host may by itself", func() bool { return read() == http.StatusOK })
 	t.Logf("granted after %v", time.Since(began).Round(time.Millisecond))
 	if _, err := projects.RevokePool(t.Context(), connect.NewRequest(&shoalv1.RevokePoolRequest{Project: "alpha", Pool: "web"})); err != nil {
 		t.Fatal(err)
 	}
 	began = time.Now()
-	v.eventually(time.Minute, "the pool's right is over", func() bool { return read() != http.StatusOK })
+	v.eventually(waitForRights, "the pool's right is over", func() bool { return read() != http.StatusOK })
 	t.Logf("ended after %v", time.Since(began).Round(time.Millisecond))
 }

@@ -55,6 +55,17 @@ func Containerd2() (string, error) {
 // StartContainerd starts a containerd; bin is the folder of its programs, or
 // empty for the one that Debian installed.
 func StartContainerd(ctx context.Context, h *netns.Host, bin string) (*Containerd, error) {
+	return startContainerd(ctx, h, bin, `disabled_plugins = ["io.containerd.grpc.v1.cri"]`)
+}
+
+// StartContainerdWithCRI starts one that serves the Kubernetes interface too,
+// which takes its mirrors from the same folder.
+func StartContainerdWithCRI(ctx context.Context, h *netns.Host, bin string) (*Containerd, error) {
+	hosts := filepath.Join(h.Dir, "containerd", "certs.d")
+	return startContainerd(ctx, h, bin, fmt.Sprintf("[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = %q", hosts))
+}
+
+func startContainerd(ctx context.Context, h *netns.Host, bin, plugins string) (*Containerd, error) {
 	dir := filepath.Join(h.Dir, "containerd")
 	c := &Containerd{
 		Host: h, Socket: filepath.Join(dir, "c.sock"), Root: filepath.Join(dir, "root"),
@@ -67,8 +78,8 @@ func StartContainerd(ctx context.Context, h *netns.Host, bin string) (*Container
 		return nil, fmt.Errorf("containerd on %s: %w", h.Name, err)
 	}
 	config := filepath.Join(dir, "config.toml")
-	text := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",
-		c.Root, filepath.Join(dir, "state"), c.Socket)
+	text := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\n%s\n[grpc]\naddress = %q\n",
+		c.Root, filepath.Join(dir, "state"), plugins, c.Socket)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("containerd on %s: %w", h.Name, err)
 	}
