@@ -19,12 +19,16 @@ const (
 	MaxSkew = 15 * time.Minute
 
 	maxSubject = 256 // bytes
+	maxSession = 64  // bytes
 )
 
 // claims is the token's payload.
 type claims struct {
 	jwt.RegisteredClaims
 	Access []Access `json:"access"`
+	// Session is the login that the token was made from, where it was one that
+	// can be ended by itself.
+	Session string `json:"sid,omitempty"`
 }
 
 // Issuer signs tokens for one audience.
@@ -46,6 +50,15 @@ func NewIssuer(key ed25519.PrivateKey, issuer, service string, now func() time.T
 
 // Issue signs a token for subject with exactly this access, good for ttl.
 func (i *Issuer) Issue(subject string, access []Access, ttl time.Duration) (string, error) {
+	return i.IssueIn("", subject, access, ttl)
+}
+
+// IssueIn is Issue for a token that ends with a session, for those who can
+// look that up. The session's name is no secret.
+func (i *Issuer) IssueIn(session, subject string, access []Access, ttl time.Duration) (string, error) {
+	if len(session) > maxSession {
+		return "", fmt.Errorf("issue a token: a session of %d bytes, want at most %d", len(session), maxSession)
+	}
 	if subject == "" || len(subject) > maxSubject {
 		return "", fmt.Errorf("issue a token: subject of %d bytes, want 1 to %d", len(subject), maxSubject)
 	}
@@ -71,7 +84,7 @@ func (i *Issuer) Issue(subject string, access []Access, ttl time.Duration) (stri
 			ID:       base64.RawURLEncoding.EncodeToString(id),
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now.Add(-MaxSkew)), ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
 		},
-		Access: access,
+		Access: access, Session: session,
 	})
 	key := i.keys.signer(now)
 	t.Header["kid"] = key.ID()

@@ -37,6 +37,7 @@ type Claims struct {
 	IssuedAt  time.Time // in whole seconds
 	ExpiresAt time.Time
 	ID        string
+	Session   string // empty: none that can be ended by itself
 }
 
 // Allows reports whether the token grants every one of actions on a resource.
@@ -123,7 +124,7 @@ func (v *Verifier) Verify(raw string) (Claims, error) {
 	for i, a := range c.Access {
 		access[i] = Access{Type: a.Type, Name: a.Name, Actions: append([]string(nil), a.Actions...)}
 	}
-	return Claims{Subject: c.Subject, Access: access, IssuedAt: c.IssuedAt.Time, ExpiresAt: c.ExpiresAt.Time, ID: c.ID}, nil
+	return Claims{Subject: c.Subject, Access: access, IssuedAt: c.IssuedAt.Time, ExpiresAt: c.ExpiresAt.Time, ID: c.ID, Session: c.Session}, nil
 }
 
 // parse checks header and signature and reads the claims.
@@ -198,6 +199,8 @@ func (v *Verifier) checkClaims(c *claims) error {
 		return fmt.Errorf("%w: no subject", ErrBadToken)
 	case c.ID == "" || len(c.ID) > maxID:
 		return fmt.Errorf("%w: no jti", ErrBadToken)
+	case len(c.Session) > maxSession:
+		return fmt.Errorf("%w: a session of %d bytes", ErrBadToken, len(c.Session))
 	case c.ExpiresAt == nil || c.NotBefore == nil || c.IssuedAt == nil:
 		return fmt.Errorf("%w: exp, nbf and iat are all needed", ErrBadToken)
 	case !now.Before(c.ExpiresAt.Time):
