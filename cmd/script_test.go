@@ -23,6 +23,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/shoalproject/shoal/supernode/auth/openid/openidtest"
 )
 
 const (
@@ -73,6 +75,7 @@ func TestScripts(t *testing.T) {
 			"exits": exits, "address": address, "start": start, "stop": stop, "ready": ready,
 			"supernode": supernode, "agent": agent, "capture": capture, "push": push, "isjson": isJSON,
 			"secret": secret, "secretfield": secretField, "token": getToken, "ask": ask, "console": consoleLogin, "page": page, "unsaid": unsaid,
+			"provider": provider, "confirm": confirm,
 		},
 	})
 }
@@ -81,8 +84,9 @@ type stageKey struct{}
 
 // stage is what runs beside one script.
 type stage struct {
-	running map[string]*program
-	secrets []string // that were used, in all their spellings
+	running  map[string]*program
+	secrets  []string             // that were used, in all their spellings
+	provider *openidtest.Provider // nil: none runs
 }
 
 type program struct {
@@ -143,6 +147,10 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	defer file.Close()
 	p.cmd = exec.Command(filepath.Join(bin, args[1]), args[2:]...)
 	p.cmd.Dir = ts.MkAbs(".")
+	p.cmd.Env = os.Environ()
+	for _, home := range []string{"HOME", "XDG_CONFIG_HOME", "DOCKER_CONFIG"} { // never the tester's own
+		p.cmd.Env = append(p.cmd.Env, home+"="+ts.Getenv(home))
+	}
 	p.cmd.Stdout, p.cmd.Stderr = file, file
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	ts.Check(p.cmd.Start())

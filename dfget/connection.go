@@ -152,10 +152,10 @@ func (a *app) api() (client *http.Client, base string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	if creds.user == "" {
+	if creds == (credentials{}) {
 		return nil, "", fmt.Errorf("%w: nobody is logged in to %s; use 'dfget login %s'", errDenied, u.Host, u)
 	}
-	client.Transport = basicAuth{creds: creds, next: client.Transport}
+	client.Transport = creds.over(client.Transport, u.String())
 	return client, u.String() + "/api", nil
 }
 
@@ -195,7 +195,26 @@ func (a *app) audits() (shoalv1connect.AuditServiceClient, error) {
 	return shoalv1connect.NewAuditServiceClient(client, base), nil
 }
 
-type credentials struct{ user, password string }
+// sessions is the API of sessions.
+func (a *app) sessions() (shoalv1connect.SessionServiceClient, error) {
+	client, base, err := a.api()
+	if err != nil {
+		return nil, err
+	}
+	return shoalv1connect.NewSessionServiceClient(client, base), nil
+}
+
+// credentials are a user with a password, or a refresh token (which Docker
+// calls an identity token) and perhaps whose it is.
+type credentials struct{ user, password, identity string }
+
+// over is a transport that sends the credentials to the supernode at base.
+func (c credentials) over(next http.RoundTripper, base string) http.RoundTripper {
+	if c.identity != "" {
+		return &identityAuth{identity: c.identity, base: base, next: next}
+	}
+	return basicAuth{creds: c, next: next}
+}
 
 // credentialsFor reads what Docker's own configuration and helpers hold.
 func credentialsFor(host string) (credentials, error) {
@@ -207,7 +226,7 @@ func credentialsFor(host string) (credentials, error) {
 	if err != nil {
 		return credentials{}, fmt.Errorf("read the credentials for %s: %w", host, err)
 	}
-	return credentials{auth.Username, auth.Password}, nil
+	return credentials{auth.Username, auth.Password, auth.IdentityToken}, nil
 }
 
 type basicAuth struct {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,22 +23,35 @@ import (
 
 func (a *app) loginCommand() *cobra.Command {
 	var user string
-	var fromStdin bool
+	var fromStdin, oidc bool
 	cmd := &cobra.Command{
-		Use:   "login [-u USER] [--password-stdin] URL",
+		Use:   "login [-u USER] [--password-stdin] URL | --oidc URL",
 		Short: "Log in to a supernode",
 		Long: `Log in to a supernode. The credentials go where Docker keeps its own
 (~/.docker/config.json or its credential helper), so docker and skopeo find
-them too.`,
+them too.
+
+With --oidc, log in at the provider that the supernode was given: dfget prints
+an address and a code, to be opened and entered in a browser anywhere. What is
+kept then is a refresh token, good for 90 days, which 'dfget session revoke'
+ends.`,
 		Example: `  dfget login -u admin https://registry.example.com:8001
-  cat password | dfget login -u ci --password-stdin http://127.0.0.1:8001`,
+  cat password | dfget login -u ci --password-stdin http://127.0.0.1:8001
+  dfget login --oidc https://registry.example.com:8001`,
 		Args: settings.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if oidc && (user != "" || fromStdin) {
+				return fmt.Errorf("%w: --oidc takes no user or password; the login provider asks for them", settings.ErrUsage)
+			}
+			if oidc {
+				return a.deviceLogin(cmd.Context(), args[0])
+			}
 			return a.login(cmd.Context(), args[0], user, fromStdin)
 		},
 	}
 	cmd.Flags().StringVarP(&user, "username", "u", "", "user name (asked for when empty)")
 	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
+	cmd.Flags().BoolVar(&oidc, "oidc", false, "log in with a browser, at the supernode's login provider")
 	return cmd
 }
 
@@ -53,7 +67,13 @@ func (a *app) login(ctx context.Context, raw, user string, fromStdin bool) error
 	if err := a.tryLogin(ctx, u.String(), creds); err != nil {
 		return err
 	}
-	if err := storeCredentials(u.Host, creds); err != nil {
+	return a.keepLogin(u, creds)
+}
+
+// keepLogin stores a login for later commands, and which supernode it is for.
+func (a *app) keepLogin(u *url.URL, creds credentials) error {
+	err := storeCredentials(u.Host, creds)
+	if err != nil {
 		return fmt.Errorf("store the credentials: %w", err)
 	}
 	kept := remembered{Supernode: u.String()}
@@ -75,7 +95,7 @@ func storeCredentials(host string, c credentials) error {
 	if err != nil {
 		return fmt.Errorf("read Docker's configuration: %w", err)
 	}
-	return file.GetCredentialsStore(host).Store(types.AuthConfig{ServerAddress: host, Username: c.user, Password: c.password})
+	return file.GetCredentialsStore(host).Store(types.AuthConfig{ServerAddress: host, Username: c.user, Password: c.password, IdentityToken: c.identity})
 }
 
 // tryLogin asks for a token without any scope, which succeeds for whoever the
@@ -123,7 +143,7 @@ func (a *app) askCredentials(user string, fromStdin bool) (credentials, error) {
 		if err != nil {
 			return credentials{}, fmt.Errorf("read the password: %w", err)
 		}
-		return credentials{user, strings.TrimRight(string(password), "\r\n")}, nil
+		return credentials{user: user, password: strings.TrimRight(string(password), "\r\n")}, nil
 	}
 	file, ok := a.in.(*os.File)
 	if !ok || !term.IsTerminal(int(file.Fd())) {
@@ -143,7 +163,7 @@ func (a *app) askCredentials(user string, fromStdin bool) (credentials, error) {
 	if err != nil {
 		return credentials{}, fmt.Errorf("read the password: %w", err)
 	}
-	return credentials{user, string(password)}, nil
+	return credentials{user: user, password: string(password)}, nil
 }
 
 func (a *app) logoutCommand() *cobra.Command {
@@ -152,12 +172,16 @@ func (a *app) logoutCommand() *cobra.Command {
 		Short:   "Forget the credentials for a supernode",
 		Example: "  dfget logout https://registry.example.com:8001",
 		Args:    settings.Args(cobra.MaximumNArgs(1)),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				a.supernode = args[0]
 			}
 			u, err := a.supernodeURL()
 			if err != nil {
+				return err
+			}
+			// A refresh token would go on being good: end it first.
+			if err := a.endOwnSession(cmd.Context(), u); err != nil {
 				return err
 			}
 			file, err := dockerconfig.Load("")

@@ -56,7 +56,10 @@ func (a *app) mirror(addr string, ref blob.Ref) (*registry, error) {
 		if err != nil {
 			return nil, err
 		}
-		if creds.user != "" {
+		switch {
+		case creds.identity != "":
+			auth = authn.FromConfig(authn.AuthConfig{Username: creds.user, IdentityToken: creds.identity})
+		case creds.user != "":
 			auth = &authn.Basic{Username: creds.user, Password: creds.password}
 		}
 	}

@@ -159,6 +159,9 @@ func (a *app) ownPassword(ctx context.Context, fromStdin bool) error {
 	if err != nil {
 		return err
 	}
+	if creds.identity != "" {
+		return fmt.Errorf("%w: you are logged in with a token, not with a password; log in with 'dfget login -u USER', or change it where you log in", settings.ErrUsage)
+	}
 	client, err := a.users()
 	if err != nil {
 		return err
@@ -171,7 +174,7 @@ func (a *app) ownPassword(ctx context.Context, fromStdin bool) error {
 	if err != nil {
 		return fmt.Errorf("change the password: %w", err)
 	}
-	if err := storeCredentials(u.Host, credentials{creds.user, next}); err != nil {
+	if err := storeCredentials(u.Host, credentials{user: creds.user, password: next}); err != nil {
 		return fmt.Errorf("the password was changed, and not kept: %w; log in again with the new one", err)
 	}
 	return a.tell(answer.Msg, "Changed the password of %s.", creds.user)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/shoalproject/shoal/pkg/settings"
+	"github.com/shoalproject/shoal/supernode/auth/openid"
 )
 
 // config is every setting of the supernode; its help tags are the manual that
@@ -34,6 +35,7 @@ type config struct {
 	AuditKeep     time.Duration             `yaml:"audit-keep" help:"How long the audit's rows are kept, by whole days; 0 is for ever."`
 	AuditSize     settings.Size             `yaml:"audit-size" help:"How much room the audit's rows may take; the oldest go first. 0 is no limit."`
 	Upstreams     map[string]upstreamConfig `yaml:"upstreams" help:"file: Registries that are pulled through and cached, by the name that stands in image references.\nAn empty entry takes the well-known address of that name:\n  docker.io: {}\n  registry.example.com: {url: \"https://…\", username: …, password_file: …, projects: [demo], ca_file: …}\nA login here opens all that it may read to system administrators and to the members, robots and\nhosts of pools of the projects named beside it. Everybody else logs in with an account of that registry.\nPlain HTTP and private addresses are taken only when named here by url."`
+	OIDC          oidcConfig                `yaml:"oidc" help:"file: Login of people at an OpenID Connect provider, beside users of our own; off without an issuer.\n  oidc: {issuer: \"https://login.example.com\", client_id: shoal, client_secret_file: /etc/shoal/oidc-secret}\nRegister there, as the client's redirect address, URL/login/oidc/callback for each URL under which\nthe console is opened, and allow the device grant for 'dfget login --oidc'.\nWho logs in first becomes a user without rights, named by username_claim and bound to issuer and\nsubject; a name that another user has is refused. Everybody whom the provider lets in may log in.\nadmin_group makes the members of that group system administrators, as of each login: all others\nwho log in there are none. ca_file replaces the system's certificate authorities."`
 }
 
 // upstreamConfig is one registry outside.
@@ -50,6 +52,45 @@ type upstreamConfig struct {
 	RedirectHosts []string `yaml:"redirect_hosts,omitempty"`
 }
 
+// oidcConfig is the provider at which people log in.
+type oidcConfig struct {
+	Issuer           string   `yaml:"issuer"`
+	ClientID         string   `yaml:"client_id"`
+	ClientSecretFile string   `yaml:"client_secret_file"`
+	CAFile           string   `yaml:"ca_file"`
+	Scopes           []string `yaml:"scopes"`
+	UsernameClaim    string   `yaml:"username_claim"`
+	GroupsClaim      string   `yaml:"groups_claim"`
+	AdminGroup       string   `yaml:"admin_group"`
+}
+
+// provider is nil when none is configured. It is not spoken to yet.
+func (c oidcConfig) provider() (*openid.Provider, error) {
+	if c.Issuer == "" {
+		return nil, nil
+	}
+	out := openid.Config{
+		Issuer: c.Issuer, ClientID: c.ClientID, Scopes: c.Scopes, Now: time.Now,
+		UsernameClaim: c.UsernameClaim, GroupsClaim: c.GroupsClaim, AdminGroup: c.AdminGroup,
+	}
+	var err error
+	if c.ClientSecretFile != "" { // a public client has none
+		if out.ClientSecret, err = secret(c.ClientSecretFile); err != nil {
+			return nil, fmt.Errorf("oidc.client_secret_file: %w", err)
+		}
+	}
+	if c.CAFile != "" {
+		if out.CA, err = os.ReadFile(c.CAFile); err != nil {
+			return nil, fmt.Errorf("oidc.ca_file: %w", err)
+		}
+	}
+	p, err := openid.New(out)
+	if err != nil {
+		return nil, fmt.Errorf("oidc: %w", err)
+	}
+	return p, nil
+}
+
 func defaults() config {
 	return config{
 		Data:          "shoal-data",
@@ -64,6 +105,7 @@ func defaults() config {
 		GCEvery:       6 * time.Hour,
 		AuditKeep:     365 * 24 * time.Hour,
 		AuditSize:     10e9,
+		OIDC:          oidcConfig{Scopes: []string{"profile", "email"}, UsernameClaim: "preferred_username", GroupsClaim: "groups"},
 	}
 }
 
@@ -85,6 +127,9 @@ func (c *config) check() error {
 	}
 	if c.UploadSlots < 1 {
 		return fmt.Errorf("--upload-slots %d: at least one is needed", c.UploadSlots)
+	}
+	if c.OIDC.Issuer == "" && c.OIDC.ClientID != "" {
+		return errors.New("oidc.client_id is set and oidc.issuer is not: name the provider too")
 	}
 	if c.IDC == "" {
 		return errors.New("--idc must not be empty")

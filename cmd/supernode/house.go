@@ -170,11 +170,15 @@ func (h *house) openGate(ctx context.Context) error {
 	if h.tls == nil {
 		scheme = "http"
 	}
+	provider, err := h.config.OIDC.provider()
+	if err != nil {
+		return err
+	}
 	h.auth, err = auth.New(ctx, auth.Config{
 		Meta: h.meta, TokenKeys: tokenKeys, KeepKeys: keepTokenKeys(keys), OnKeys: h.tellKeys, MemberKey: memberKey, IDC: h.config.IDC,
 		Issuer: "shoal/" + h.key.PeerID().String(), Service: "shoal-registry",
 		ExternalURL: scheme + "://" + h.config.names()[0], PublicNames: h.config.names(), CASHA256: pin,
-		OnRevoke: h.revoked, Audit: api.Deeds(h.audit), OnChange: h.rightsChanged, Now: time.Now, Log: h.log,
+		OnRevoke: h.revoked, Audit: api.Deeds(h.audit), OnChange: h.rightsChanged, OpenID: provider, Now: time.Now, Log: h.log,
 	})
 	if err != nil {
 		return err

@@ -91,7 +91,8 @@ var OpenRoutes = []string{
 	"GET /healthz", "GET /readyz",
 	"/token", "GET /.well-known/jwks.json",
 	"POST /api/shoal.v1.JoinService/",
-	"GET /login", "POST /login", "GET /style.css",
+	"POST /api/shoal.v1.LoginService/",
+	"GET /login", "POST /login", "GET /login/oidc", "GET /login/oidc/callback", "GET /style.css",
 }
 
 // routes are those of the public listener.
@@ -108,6 +109,8 @@ func (c Config) routes() ([]route, error) {
 	_, rules := shoalv1connect.NewRetentionServiceHandler(retentionService{c}, c.recorded())
 	_, users := shoalv1connect.NewUserServiceHandler(userService{c}, c.recorded())
 	_, audits := shoalv1connect.NewAuditServiceHandler(auditService{c}, c.recorded())
+	_, logins := shoalv1connect.NewLoginServiceHandler(loginService{c}, connect.WithReadMaxBytes(maxJoin))
+	_, sessions := shoalv1connect.NewSessionServiceHandler(sessionService{c}, c.recorded())
 	out := []route{
 		{"/v2/", c.registryRecorded()},
 		{"POST /api/shoal.v1.JoinService/", http.StripPrefix("/api", join)},
@@ -116,6 +119,8 @@ func (c Config) routes() ([]route, error) {
 		{"/api/shoal.v1.RetentionService/", http.StripPrefix("/api", c.usersOnly(rules))},
 		{"/api/shoal.v1.UserService/", http.StripPrefix("/api", c.usersOnly(users))},
 		{"/api/shoal.v1.AuditService/", http.StripPrefix("/api", c.usersOnly(audits))},
+		{"POST /api/shoal.v1.LoginService/", http.StripPrefix("/api", c.strangers(logins))},
+		{"/api/shoal.v1.SessionService/", http.StripPrefix("/api", c.usersOnly(sessions))},
 		{"/token", http.HandlerFunc(c.Auth.ServeToken)},
 		{"GET /.well-known/jwks.json", http.HandlerFunc(c.Auth.ServeJWKS)},
 		{"GET /healthz", http.HandlerFunc(telemetry.Alive)},
@@ -217,7 +222,7 @@ func coded(err error) error {
 		code = connect.CodeInvalidArgument
 	case errors.Is(err, auth.ErrUserExists), errors.Is(err, auth.ErrProjectExists), errors.Is(err, auth.ErrRobotExists):
 		code = connect.CodeAlreadyExists
-	case errors.Is(err, auth.ErrProjectHolds), errors.Is(err, auth.ErrLastAdmin), errors.Is(err, auth.ErrRotating), errors.Is(err, token.ErrRotating):
+	case errors.Is(err, auth.ErrProjectHolds), errors.Is(err, auth.ErrLastAdmin), errors.Is(err, auth.ErrNoPassword), errors.Is(err, auth.ErrRotating), errors.Is(err, token.ErrRotating):
 		code = connect.CodeFailedPrecondition
 	case errors.Is(err, auth.ErrLogin):
 		code = connect.CodePermissionDenied
@@ -225,7 +230,7 @@ func coded(err error) error {
 		code = connect.CodeResourceExhausted
 	case errors.Is(err, auth.ErrJoin), errors.Is(err, auth.ErrRevoked), errors.Is(err, auth.ErrDenied), errors.Is(err, fetch.ErrDenied):
 		code = connect.CodePermissionDenied
-	case errors.Is(err, auth.ErrNoProject), errors.Is(err, auth.ErrNoUser), errors.Is(err, auth.ErrNoRobot), errors.Is(err, auth.ErrNoRule), errors.Is(err, auth.ErrNoNode), errors.Is(err, fleet.ErrNoHosts), errors.Is(err, fetch.ErrNotFound),
+	case errors.Is(err, auth.ErrNoProject), errors.Is(err, auth.ErrNoUser), errors.Is(err, auth.ErrNoRobot), errors.Is(err, auth.ErrNoRule), errors.Is(err, auth.ErrNoNode), errors.Is(err, auth.ErrUnknownSession), errors.Is(err, fleet.ErrNoHosts), errors.Is(err, fetch.ErrNotFound),
 		errors.Is(err, seed.ErrUnknownUpstream), errors.As(err, &oci) && oci.Status == http.StatusNotFound:
 		code = connect.CodeNotFound
 	case errors.Is(err, fetch.ErrUnavailable):

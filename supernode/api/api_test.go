@@ -84,6 +84,12 @@ func newKey(t *testing.T) *identity.Key {
 
 func newFront(t *testing.T) *front {
 	t.Helper()
+	return newFrontWith(t, func(*auth.Config) {})
+}
+
+// newFrontWith has a gate that was changed.
+func newFrontWith(t *testing.T, change func(*auth.Config)) *front {
+	t.Helper()
 	f := &front{
 		t: t, key: newKey(t), stopping: make(chan struct{}),
 		outside: &outside{digest: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", asked: make(chan blob.Origin, 16)},
@@ -114,11 +120,13 @@ func newFront(t *testing.T) *front {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Audit.Close() })
-	f.Auth, err = auth.New(t.Context(), auth.Config{
+	config := auth.Config{
 		Meta: store, TokenKeys: tokenKeys, MemberKey: memberKey, IDC: "here", Issuer: "shoal/here", Service: "shoal-registry",
 		ExternalURL: "http://" + names[0], PublicNames: names, OnRevoke: f.revoked, Audit: Deeds(f.Audit),
 		OnChange: func(c auth.Change) { f.Fleet.Tell(RightsChanged(c)) }, Now: f.now, Log: log,
-	})
+	}
+	change(&config)
+	f.Auth, err = auth.New(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/supernode/auth"
+	"github.com/shoalproject/shoal/supernode/auth/openid"
 	"github.com/shoalproject/shoal/supernode/console"
 	"github.com/shoalproject/shoal/supernode/registry"
 )
@@ -28,6 +29,35 @@ func (d doors) Login(w http.ResponseWriter, r *http.Request, user, password stri
 	var limit *auth.LimitError
 	if errors.Is(err, auth.ErrLogin) || errors.Is(err, auth.ErrCSRF) || errors.As(err, &limit) {
 		return fmt.Errorf("%w: %w", console.ErrRefused, err)
+	}
+	return err
+}
+
+func (d doors) OpenID() bool { return d.Auth.OpenID() }
+
+func (d doors) BeginOpenID(w http.ResponseWriter, r *http.Request) error {
+	return d.openIDError(d.Auth.BeginOpenID(w, r))
+}
+
+func (d doors) FinishOpenID(w http.ResponseWriter, r *http.Request) error {
+	_, err := d.Auth.FinishOpenID(w, r)
+	return d.openIDError(err)
+}
+
+// openIDError makes a refusal of what the person can do something about.
+func (d doors) openIDError(err error) error {
+	if err == nil {
+		return nil
+	}
+	told := d.logOpenID(err)
+	var limit *auth.LimitError
+	for _, refusal := range []error{openid.ErrUnavailable, openid.ErrAttempt, openid.ErrRefused, openid.ErrUntrue, auth.ErrNameTaken, auth.ErrInvalid, auth.ErrNoOpenID} {
+		if errors.Is(err, refusal) {
+			return fmt.Errorf("%w: %w", console.ErrRefused, told)
+		}
+	}
+	if errors.As(err, &limit) {
+		return fmt.Errorf("%w: %w", console.ErrRefused, told)
 	}
 	return err
 }

@@ -30,7 +30,7 @@ func below(pattern string) []string {
 	case strings.Contains(pattern, "shoal.v1."):
 		_, name, _ := strings.Cut(strings.TrimSuffix(pattern, "/"), "shoal.v1.")
 		var paths []string
-		for _, file := range []protoreflect.FileDescriptor{shoalv1.File_shoal_v1_admin_proto, shoalv1.File_shoal_v1_node_proto, shoalv1.File_shoal_v1_project_proto, shoalv1.File_shoal_v1_audit_proto} {
+		for _, file := range []protoreflect.FileDescriptor{shoalv1.File_shoal_v1_admin_proto, shoalv1.File_shoal_v1_node_proto, shoalv1.File_shoal_v1_project_proto, shoalv1.File_shoal_v1_audit_proto, shoalv1.File_shoal_v1_session_proto} {
 			if service := file.Services().ByName(protoreflect.Name(name)); service != nil {
 				for i := range service.Methods().Len() {
 					paths = append(paths, strings.TrimSuffix(pattern, "/")+"/"+string(service.Methods().Get(i).Name()))

@@ -58,7 +58,14 @@ func (a *Auth) apiUser(r *http.Request) (User, error) {
 	if record == nil || record.Created.Truncate(time.Second).After(claims.ExpiresAt.Add(-token.Life)) {
 		return User{}, fmt.Errorf("%w: the user is gone", ErrLogin)
 	}
-	return record.user(), nil
+	user := record.user()
+	if err := a.stands(r.Context(), claims.Session, user); errors.Is(err, errEnded) {
+		return User{}, fmt.Errorf("%w: %w", ErrLogin, err)
+	} else if err != nil {
+		return User{}, err
+	}
+	user.session = claims.Session
+	return user, nil
 }
 
 // apiSession takes a cookie only with the CSRF token beside it, whatever the

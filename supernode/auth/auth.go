@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/shoalproject/shoal/pkg/token"
+	"github.com/shoalproject/shoal/supernode/auth/openid"
 	"github.com/shoalproject/shoal/supernode/meta"
 )
 
@@ -60,8 +61,10 @@ type Config struct {
 	OnChange func(Change)
 	// Audit is told of logins, sessions and changes of credentials. May be nil.
 	Audit func(context.Context, Deed)
-	Now   func() time.Time
-	Log   *slog.Logger
+	// OpenID is where people may log in instead of with a password. May be nil.
+	OpenID *openid.Provider
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 // Auth is the gate. It is safe for concurrent use.
@@ -75,6 +78,8 @@ type Auth struct {
 
 	passwords *passwords
 	limits    *limits
+	devices   *devices
+	attempts  *attemptsDone
 	crossSite *http.CrossOriginProtection
 
 	rotating sync.Mutex // held while the token keys change
@@ -104,7 +109,7 @@ func New(ctx context.Context, cfg Config) (*Auth, error) {
 	}
 	a := &Auth{
 		cfg: cfg, external: external,
-		passwords: newPasswords(defaultCost), limits: newLimits(),
+		passwords: newPasswords(defaultCost), limits: newLimits(), devices: newDevices(), attempts: newAttemptsDone(),
 		crossSite: http.NewCrossOriginProtection(),
 		lastSeen:  map[string]time.Time{},
 	}

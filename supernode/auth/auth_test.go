@@ -270,9 +270,11 @@ func TestRefreshTokenEnds(t *testing.T) {
 		"just before":        {func(_ *testing.T, g *gate, _ string) { g.advance(refreshLife - time.Second) }, 200},
 		"by time":            {func(_ *testing.T, g *gate, _ string) { g.advance(refreshLife) }, 401},
 		"by sweeping others": {func(t *testing.T, g *gate, _ string) { must(t, g.Sweep(t.Context())) }, 200},
-		"by revocation":      {func(t *testing.T, g *gate, raw string) { must(t, g.RevokeRefresh(t.Context(), raw)) }, 401},
-		"by a new password":  {func(t *testing.T, g *gate, _ string) { must(t, g.SetPassword(t.Context(), "ann", "another one")) }, 401},
-		"with its user":      {func(t *testing.T, g *gate, _ string) { must(t, g.RemoveUser(t.Context(), "ann")) }, 401},
+		"by revocation": {func(t *testing.T, g *gate, raw string) {
+			must(t, g.RevokeSession(g.as("", ""), g.user("ann"), sessionID(hashed(raw))))
+		}, 401},
+		"by a new password": {func(t *testing.T, g *gate, _ string) { must(t, g.SetPassword(t.Context(), "ann", "another one")) }, 401},
+		"with its user":     {func(t *testing.T, g *gate, _ string) { must(t, g.RemoveUser(t.Context(), "ann")) }, 401},
 		"with a namesake": {func(t *testing.T, g *gate, _ string) {
 			must(t, errors.Join(g.RemoveUser(t.Context(), "ann"), g.CreateUser(t.Context(), "ann", annPassword, true)))
 		}, 401},
@@ -363,11 +365,11 @@ func TestThreat35NoSecretIsKeptOrLogged(t *testing.T) {
 func TestSweep(t *testing.T) {
 	g := newGate(t)
 	for range meta.MaxOps + 5 {
-		_, err := g.newRefresh(t.Context(), User{Name: "ann"}, "shoal")
+		_, err := g.newRefresh(t.Context(), User{Name: "ann"}, "shoal", Begun{})
 		must(t, err)
 	}
 	g.advance(time.Hour)
-	_, err := g.newRefresh(t.Context(), User{Name: "ann"}, "shoal")
+	_, err := g.newRefresh(t.Context(), User{Name: "ann"}, "shoal", Begun{})
 	must(t, err)
 	_, _, err = g.CreateJoin(t.Context(), time.Hour, "", 1)
 	must(t, err)

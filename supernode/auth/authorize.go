@@ -114,7 +114,10 @@ func (a *Auth) authorizeBearer(r *http.Request, raw string, want token.Access) (
 	if err == nil && user.Created.Truncate(time.Second).After(claims.ExpiresAt.Add(-token.Life)) {
 		err = fmt.Errorf("%w: the token is older than its user", ErrNoUser)
 	}
-	if errors.Is(err, ErrNoUser) || errors.Is(err, ErrDenied) {
+	if err == nil {
+		err = a.stands(r.Context(), claims.Session, user)
+	}
+	if errors.Is(err, ErrNoUser) || errors.Is(err, ErrDenied) || errors.Is(err, errEnded) {
 		return "", a.challenge(r, want, "invalid_token", err)
 	}
 	if err != nil {

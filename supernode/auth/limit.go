@@ -76,6 +76,27 @@ func (l *limits) succeed(user, address string, c counted, now time.Time) {
 	l.known[user+"\x00"+address] = now
 }
 
+// waitAddress, beginAddress and refundAddress are the same for what names no
+// user.
+func (l *limits) waitAddress(address string, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(l.addresses.wait(address, now), 0)
+}
+
+func (l *limits) beginAddress(address string, now time.Time) counted {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.addresses[address]
+	return counted{before, l.addresses.fail(address, now, addressFree, addrLongest)}
+}
+
+func (l *limits) refundAddress(address string, c counted) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.addresses.refund(address, c)
+}
+
 func (l *limits) forgetKnown() { // mu is held
 	seen, oldest := 0, ""
 	for k, at := range l.known {

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +11,14 @@ import (
 )
 
 // LimitError says that too many logins failed, and for how long to wait.
-type LimitError struct{ After time.Duration }
+type LimitError struct {
+	After time.Duration
+	what  string // there is too much of; empty: failed logins
+}
 
 // Error says what to do.
 func (e *LimitError) Error() string {
-	return fmt.Sprintf("too many failed logins: try again in %v", e.After.Round(time.Second))
+	return fmt.Sprintf("too many %s: try again in %v", cmp.Or(e.what, "failed logins"), e.After.Round(time.Second))
 }
 
 // Later is the status of the answer and the seconds after which to try again.
@@ -86,6 +90,9 @@ func (a *Auth) credentials(ctx context.Context, name string) (*userRecord, error
 	}
 	if record == nil {
 		record = &userRecord{Hash: a.passwords.decoy}
+	}
+	if record.Hash == "" { // nor has any who logs in elsewhere
+		record.Hash = a.passwords.decoy
 	}
 	return record, nil
 }

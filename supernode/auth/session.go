@@ -50,6 +50,7 @@ type sessionRecord struct {
 	User    string    `json:"user"`
 	Epoch   uint64    `json:"epoch"`
 	Expires time.Time `json:"expires"`
+	Begun   Begun     `json:"begun"`
 }
 
 // LoginSession checks a password and begins a session: a new one, whatever
@@ -63,18 +64,18 @@ func (a *Auth) LoginSession(w http.ResponseWriter, r *http.Request, name, passwo
 	if err != nil {
 		return User{}, err
 	}
-	return user, a.BeginSession(w, r, user)
+	return user, a.BeginSession(w, r, user, byPassword)
 }
 
 // BeginSession sets the cookie of a new session for a user who has proven who
-// they are. A session that the browser had before ends.
-func (a *Auth) BeginSession(w http.ResponseWriter, r *http.Request, user User) error {
+// they are, by what is said. A session that the browser had before ends.
+func (a *Auth) BeginSession(w http.ResponseWriter, r *http.Request, user User, by string) error {
 	secret, err := newSecret()
 	if err != nil {
 		return err
 	}
 	key := sessionPrefix + hashed(secret)
-	record := sessionRecord{User: user.Name, Epoch: user.epoch, Expires: a.cfg.Now().Add(sessionLife)}
+	record := sessionRecord{User: user.Name, Epoch: user.epoch, Expires: a.cfg.Now().Add(sessionLife), Begun: a.begun(r, by)}
 	err = update(r.Context(), a.cfg.Meta, key, func(*sessionRecord) (*sessionRecord, error) { return &record, nil })
 	if err != nil {
 		return fmt.Errorf("begin a session of %s: %w", user.Name, err)
@@ -119,10 +120,12 @@ func (a *Auth) SessionFrom(r *http.Request) (Session, error) {
 	if !ok {
 		return Session{}, ErrNoSession
 	}
-	user, err := a.sessionUser(r.Context(), sessionPrefix+hashed(secret))
+	hash := hashed(secret)
+	user, err := a.sessionUser(r.Context(), sessionPrefix+hash)
 	if err != nil {
 		return Session{}, err
 	}
+	user.session = sessionID(hash)
 	return Session{User: user, CSRF: csrfOf(secret)}, nil
 }
 

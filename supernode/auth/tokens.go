@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/shoalproject/shoal/pkg/token"
-	"github.com/shoalproject/shoal/supernode/meta"
 )
 
 const (
@@ -20,6 +19,9 @@ const (
 	refreshPrefix = "auth/refresh/"
 	// refreshLife is for how long a refresh token is good, from its making.
 	refreshLife = 90 * 24 * time.Hour
+	// everyService is that of a refresh token which stands for a whole login,
+	// as a stored password does. No service has this name.
+	everyService = "*"
 )
 
 // tokenAnswer is what /token says, in the words of both request forms.
@@ -37,6 +39,7 @@ type tokenRequest struct {
 	service string
 	scopes  []token.Access
 	offline bool // a refresh token is wanted as well
+	begun   Begun
 }
 
 // requestError is a fault of the request itself: 400.
@@ -132,6 +135,7 @@ func (a *Auth) parseRequest(service string, scopes []string, offline bool) (toke
 
 // granted is grant, and tells of a token that lasts.
 func (a *Auth) granted(r *http.Request, user User, req tokenRequest) (*tokenAnswer, error) {
+	req.begun = a.begun(r, byPassword)
 	answer, err := a.grant(r.Context(), user, req)
 	if err == nil && answer.RefreshToken != "" {
 		a.tell(r, Deed{Subject: user.Name, Action: "refresh_token.create", Object: req.service}, nil)
@@ -168,37 +172,40 @@ func (a *Auth) grant(ctx context.Context, user User, req tokenRequest) (*tokenAn
 			scope += g.String()
 		}
 	}
+	session, refresh := user.session, ""
+	if req.offline {
+		var err error
+		if refresh, err = a.newRefresh(ctx, user, req.service, req.begun); err != nil {
+			return nil, err
+		}
+		session = sessionID(hashed(refresh))
+	}
 	issued := a.cfg.Now()
-	raw, err := issuer.Issue(user.Name, granted, token.Life)
+	raw, err := issuer.IssueIn(session, user.Name, granted, token.Life)
 	if err != nil {
 		return nil, err
 	}
-	answer := &tokenAnswer{
-		Token: raw, AccessToken: raw, Scope: scope,
+	return &tokenAnswer{
+		Token: raw, AccessToken: raw, Scope: scope, RefreshToken: refresh,
 		ExpiresIn: int(token.Life / time.Second), IssuedAt: issued.UTC().Format(time.RFC3339),
-	}
-	if req.offline {
-		if answer.RefreshToken, err = a.newRefresh(ctx, user, req.service); err != nil {
-			return nil, err
-		}
-	}
-	return answer, nil
+	}, nil
 }
 
 // refreshRecord is a refresh token as stored, under the hash of its text.
 type refreshRecord struct {
 	User    string    `json:"user"`
 	Epoch   uint64    `json:"epoch"`
-	Service string    `json:"service"` // it makes tokens for this one alone
+	Service string    `json:"service"` // it makes tokens for this one alone, or for everyService
 	Expires time.Time `json:"expires"`
+	Begun   Begun     `json:"begun"`
 }
 
-func (a *Auth) newRefresh(ctx context.Context, user User, service string) (string, error) {
+func (a *Auth) newRefresh(ctx context.Context, user User, service string, begun Begun) (string, error) {
 	secret, err := newSecret()
 	if err != nil {
 		return "", err
 	}
-	record := refreshRecord{User: user.Name, Epoch: user.epoch, Service: service, Expires: a.cfg.Now().Add(refreshLife)}
+	record := refreshRecord{User: user.Name, Epoch: user.epoch, Service: service, Expires: a.cfg.Now().Add(refreshLife), Begun: begun}
 	err = update(ctx, a.cfg.Meta, refreshPrefix+hashed(secret), func(*refreshRecord) (*refreshRecord, error) { return &record, nil })
 	if err != nil {
 		return "", fmt.Errorf("keep a refresh token of %s: %w", user.Name, err)
@@ -208,27 +215,20 @@ func (a *Auth) newRefresh(ctx context.Context, user User, service string) (strin
 
 // refresh is the user whose refresh token this is.
 func (a *Auth) refresh(ctx context.Context, secret, service string) (User, error) {
-	record, _, err := read[refreshRecord](ctx, a.cfg.Meta, refreshPrefix+hashed(secret))
+	hash := hashed(secret)
+	record, _, err := read[refreshRecord](ctx, a.cfg.Meta, refreshPrefix+hash)
 	if err != nil {
 		return User{}, fmt.Errorf("look a refresh token up: %w", err)
 	}
-	if record == nil || record.Service != service || !a.cfg.Now().Before(record.Expires) {
+	if record == nil || record.Service != service && record.Service != everyService || !a.cfg.Now().Before(record.Expires) {
 		return User{}, fmt.Errorf("%w: the refresh token is unknown, expired or for another service: log in again", ErrLogin)
 	}
 	user, err := a.current(ctx, record.User, record.Epoch)
 	if errors.Is(err, errEnded) {
 		return User{}, fmt.Errorf("%w: the refresh token was ended: log in again", ErrLogin)
 	}
+	user.session = sessionID(hash)
 	return user, err
-}
-
-// RevokeRefresh ends one refresh token; one that is not there is no error.
-func (a *Auth) RevokeRefresh(ctx context.Context, refreshToken string) error {
-	_, err := a.cfg.Meta.Commit(ctx, nil, []meta.Op{meta.Delete(refreshPrefix + hashed(refreshToken))})
-	if err != nil {
-		return fmt.Errorf("end a refresh token: %w", err)
-	}
-	return nil
 }
 
 // tellLater sets when to try again.

@@ -39,11 +39,16 @@ type User struct {
 	MustChange bool // the password was given by somebody else
 	Created    time.Time
 
-	id    string
-	epoch uint64
-	robot *Robot // nil: a person
-	node  bool   // a node itself, or the bearer of its token
-	pool  string // the node's
+	// OpenID says that the user logs in at the login provider, and has no
+	// password here.
+	OpenID bool
+
+	id      string
+	epoch   uint64
+	session string // names the session that a request came with; may be empty
+	robot   *Robot // nil: a person
+	node    bool   // a node itself, or the bearer of its token
+	pool    string // the node's
 }
 
 // systemAdmin reports whether the user may do everything.
@@ -54,7 +59,7 @@ type userRecord struct {
 	Name string `json:"name"`
 	// ID is this very user's, whoever else has the name before or after.
 	ID         string    `json:"id"`
-	Hash       string    `json:"hash"` // argon2id, PHC string
+	Hash       string    `json:"hash"` // argon2id, PHC string; empty: no password opens anything
 	Admin      bool      `json:"admin,omitempty"`
 	MustChange bool      `json:"must_change,omitempty"`
 	Created    time.Time `json:"created"`
@@ -62,10 +67,12 @@ type userRecord struct {
 	// begins at a random number, so that a user made anew under an old name
 	// does not inherit any.
 	Epoch uint64 `json:"epoch"`
+	// Bound is who this user is at the login provider; nil for a user of our own.
+	Bound *binding `json:"bound,omitempty"`
 }
 
 func (u *userRecord) user() User {
-	return User{Name: u.Name, Admin: u.Admin, MustChange: u.MustChange, Created: u.Created, id: u.ID, epoch: u.Epoch}
+	return User{Name: u.Name, Admin: u.Admin, MustChange: u.MustChange, Created: u.Created, OpenID: u.Bound != nil, id: u.ID, epoch: u.Epoch}
 }
 
 // FirstLogin makes the user admin when there is no user at all. The password
@@ -167,7 +174,8 @@ func (a *Auth) RemoveUser(ctx context.Context, name string) error {
 	if record.Admin {
 		other := ""
 		for _, u := range list {
-			if u.Admin && u.Name != name {
+			// The provider may take its admins away.
+			if u.Admin && u.Name != name && !u.OpenID {
 				other = u.Name
 			}
 		}
@@ -185,7 +193,11 @@ func (a *Auth) RemoveUser(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.cfg.Meta.Commit(ctx, compares, []meta.Op{meta.Delete(userPrefix + name), stamp}); err != nil {
+	ops := []meta.Op{meta.Delete(userPrefix + name), stamp}
+	if record.Bound != nil {
+		ops = append(ops, meta.Delete(record.Bound.key()))
+	}
+	if _, err := a.cfg.Meta.Commit(ctx, compares, ops); err != nil {
 		return fmt.Errorf("remove user %s: %w", name, err)
 	}
 	a.changed(Change{Number: number, User: name})
@@ -198,13 +210,20 @@ func (a *Auth) RemoveUser(ctx context.Context, name string) error {
 // ChangePassword is a user's own doing: it takes the old password, which is
 // limited like a login. All sessions and refresh tokens of the user end.
 func (a *Auth) ChangePassword(r *http.Request, name, old, next string) error {
+	record, _, err := a.readUser(r.Context(), name)
+	if err != nil {
+		return fmt.Errorf("change the password: %w", err)
+	}
+	if record != nil && record.Bound != nil {
+		return fmt.Errorf("change the password: %w", ErrNoPassword)
+	}
 	if old == next {
 		return fmt.Errorf("change the password: the new one is %w: it is the old one", ErrInvalid)
 	}
 	if _, err := a.Login(r, name, old); err != nil {
 		return fmt.Errorf("change the password: %w", err)
 	}
-	err := a.setPassword(r.Context(), name, next, false)
+	err = a.setPassword(r.Context(), name, next, false)
 	a.tell(r, Deed{Subject: name, Action: "password.change", Object: "user:" + name}, err)
 	return err
 }
@@ -226,6 +245,9 @@ func (a *Auth) setPassword(ctx context.Context, name, password string, mustChang
 	err = update(ctx, a.cfg.Meta, userPrefix+name, func(old *userRecord) (*userRecord, error) {
 		if old == nil {
 			return nil, ErrNoUser
+		}
+		if old.Bound != nil {
+			return nil, ErrNoPassword
 		}
 		next := *old
 		next.Hash, next.MustChange = hash, mustChange

@@ -38,6 +38,12 @@ var ErrRefused = errors.New("login refused")
 type Doors interface {
 	// Login checks a password and sets the session's cookie.
 	Login(w http.ResponseWriter, r *http.Request, user, password string) error
+	// OpenID reports whether people may log in at a provider.
+	OpenID() bool
+	// BeginOpenID sends the browser to the provider, from where it comes back to
+	// FinishOpenID, which sets the session's cookie.
+	BeginOpenID(w http.ResponseWriter, r *http.Request) error
+	FinishOpenID(w http.ResponseWriter, r *http.Request) error
 	// Session is the session a request belongs to, if any.
 	Session(r *http.Request) (Session, bool)
 	// CheckForm verifies the session and its CSRF token.
@@ -93,7 +99,7 @@ type Console struct {
 // of the build.
 func New(config Config) (*Console, error) {
 	c := &Console{config: config, pages: map[string]*template.Template{}}
-	for _, page := range []string{"login", "images", "swarm", "servers", "password"} {
+	for _, page := range []string{"login", "welcome", "images", "swarm", "servers", "password"} {
 		t, err := template.New("frame.html").Funcs(template.FuncMap{
 			"bytes": formatBytes, "short": short, "when": when, "percent": percent,
 		}).ParseFS(assets, "assets/frame.html", "assets/"+page+".html")
@@ -111,6 +117,9 @@ func (c *Console) Open() map[string]http.HandlerFunc {
 		"GET /login":     c.loginPage,
 		"POST /login":    c.login,
 		"GET /style.css": c.style,
+
+		"GET /login/oidc":          c.beginOpenID,
+		"GET /login/oidc/callback": c.finishOpenID,
 	}
 }
 
@@ -193,18 +202,47 @@ func (c *Console) loginPage(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/images", http.StatusFound)
 		return
 	}
-	c.render(w, r, http.StatusOK, "login", page{Title: "Log in"})
+	c.showLogin(w, r, http.StatusOK, "")
+}
+
+// showLogin makes the login page; its data says whether there is a provider.
+func (c *Console) showLogin(w http.ResponseWriter, r *http.Request, status int, problem string) {
+	c.render(w, r, status, "login", page{Title: "Log in", Error: problem, Data: c.config.Doors.OpenID()})
+}
+
+func (c *Console) beginOpenID(w http.ResponseWriter, r *http.Request) {
+	// The answer is for this browser alone.
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	if err := c.config.Doors.BeginOpenID(w, r); err != nil {
+		c.loginFailed(w, r, err)
+	}
+}
+
+// finishOpenID answers with a page that goes on by itself, and not with a
+// redirect: the browser came by another site's link, and on the rest of that
+// way it would not send the session's cookie, which is SameSite=Strict.
+func (c *Console) finishOpenID(w http.ResponseWriter, r *http.Request) {
+	if err := c.config.Doors.FinishOpenID(w, r); err != nil {
+		c.loginFailed(w, r, err)
+		return
+	}
+	c.render(w, r, http.StatusOK, "welcome", page{Title: "Logged in"})
+}
+
+func (c *Console) loginFailed(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, ErrRefused) {
+		c.showLogin(w, r, http.StatusUnauthorized, err.Error())
+		return
+	}
+	c.failed(w, "log in", err)
 }
 
 func (c *Console) login(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	err := c.config.Doors.Login(w, r, r.PostFormValue("user"), r.PostFormValue("password"))
-	if errors.Is(err, ErrRefused) {
-		c.render(w, r, http.StatusUnauthorized, "login", page{Title: "Log in", Error: err.Error()})
-		return
-	}
 	if err != nil {
-		c.failed(w, "log in", err)
+		c.loginFailed(w, r, err)
 		return
 	}
 	http.Redirect(w, r, "/images", http.StatusSeeOther)

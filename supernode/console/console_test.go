@@ -14,11 +14,32 @@ import (
 )
 
 // doors lets in whoever sends the cookie "in".
-type doors struct{ changed string }
+type doors struct {
+	changed  string
+	provider bool
+}
 
 func (d *doors) Login(w http.ResponseWriter, _ *http.Request, user, password string) error {
 	if user != "admin" || password != "right" {
 		return fmt.Errorf("%w: this user and password are not known", ErrRefused)
+	}
+	http.SetCookie(w, &http.Cookie{Name: "in", Value: "1"})
+	return nil
+}
+
+func (d *doors) OpenID() bool { return d.provider }
+
+func (d *doors) BeginOpenID(w http.ResponseWriter, r *http.Request) error {
+	http.Redirect(w, r, "https://provider.example/authorize", http.StatusFound)
+	return nil
+}
+
+func (d *doors) FinishOpenID(w http.ResponseWriter, r *http.Request) error {
+	switch r.URL.Query().Get("code") {
+	case "":
+		return fmt.Errorf("%w: begin it again", ErrRefused)
+	case "fault":
+		return errors.New("the store is away")
 	}
 	http.SetCookie(w, &http.Cookie{Name: "in", Value: "1"})
 	return nil
@@ -128,6 +149,30 @@ func TestLogin(t *testing.T) {
 	}
 	if w := do(mux, "GET", "/login", true, nil); w.Code != 302 {
 		t.Errorf("a second login: %d", w.Code)
+	}
+}
+
+func TestLoginAtAProvider(t *testing.T) {
+	const link = `href="/login/oidc"`
+	if w := do(newServer(t, &doors{}), "GET", "/login", false, nil); strings.Contains(w.Body.String(), link) {
+		t.Error("a login at a provider is offered, and there is none")
+	}
+	mux := newServer(t, &doors{provider: true})
+	if w := do(mux, "GET", "/login", false, nil); !strings.Contains(w.Body.String(), link) {
+		t.Errorf("the login page does not offer the provider: %s", w.Body)
+	}
+	if w := do(mux, "GET", "/login/oidc", false, nil); w.Code != 302 || w.Header().Get("Cache-Control") != "no-store" {
+		t.Errorf("the way to the provider: %d %v", w.Code, w.Header())
+	}
+	w := do(mux, "GET", "/login/oidc/callback?code=good&next=https://evil.example", false, nil)
+	if w.Code != 200 || w.Header().Get("Set-Cookie") == "" || !strings.Contains(w.Body.String(), `content="0;url=/images"`) || strings.Contains(w.Body.String(), "evil") {
+		t.Errorf("back from the provider: %d %v %s", w.Code, w.Header(), w.Body)
+	}
+	if w := do(mux, "GET", "/login/oidc/callback", false, nil); w.Code != 401 || !strings.Contains(w.Body.String(), "begin it again") {
+		t.Errorf("an answer that was not asked for: %d %s", w.Code, w.Body)
+	}
+	if w := do(mux, "GET", "/login/oidc/callback?code=fault", false, nil); w.Code != 500 || strings.Contains(w.Body.String(), "store") {
+		t.Errorf("a fault: %d %s", w.Code, w.Body)
 	}
 }
 
