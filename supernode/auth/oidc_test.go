@@ -247,6 +247,12 @@ func TestPeopleAreBoundToTheirSubject(t *testing.T) {
 			t.Errorf("a person named %q: %v", name, err)
 		}
 	}
+	// An entry that is not borne out by the user's own record binds nobody.
+	must(t, update(t.Context(), g.store, binding{f.URL, "s9"}.key(), func(*bindingRecord) (*bindingRecord, error) { return &bindingRecord{User: "eve"}, nil }))
+	say("s9", "zoe")
+	if zoe, err := g.loginOpenID(f); err != nil || zoe.Name != "zoe" {
+		t.Errorf("zoe is %+v %v", zoe, err)
+	}
 	// Removed, eve may come again, as somebody without any of her rights; or
 	// another person gets the name.
 	g.seat("shop", "eve", RoleDeveloper)

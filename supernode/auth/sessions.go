@@ -191,7 +191,7 @@ func (a *Auth) RevokeSession(r *http.Request, by User, id string) error {
 		if _, err := a.cfg.Meta.Commit(ctx, nil, []meta.Op{meta.Delete(page[0].Key)}); err != nil {
 			return fmt.Errorf("end a session: %w", err)
 		}
-			return nil
+		return nil
 	}
 	return fmt.Errorf("end a session: %w", ErrUnknownSession)
 }
