@@ -44,6 +44,10 @@ func TestBlobRanges(t *testing.T) {
 			t.Errorf("%s: compressed", test.header)
 		}
 	}
+	empty := "/v2/a/blobs/" + string(f.pushBlob("a", nil).Digest)
+	for _, header := range []string{"bytes=0-", "bytes=0-99", "bytes=-1"} { // some clients send one with every request
+		f.do("GET", empty, nil, "Range: "+header).want(200)
+	}
 	a := f.do("HEAD", address, nil).want(200)
 	if a.Header().Get("Content-Length") != "10" || a.Body.Len() != 0 || a.Header().Get("Docker-Content-Digest") == "" {
 		t.Errorf("HEAD: %v", a.Header())

@@ -20,8 +20,8 @@ func (g *Registry) mount(q *request, d blob.Digest, from string) (bool, error) {
 		return err == nil, err // there already
 	}
 	if from != "" {
-		if err := CheckRepository(from); err != nil {
-			return false, err
+		if CheckRepository(from) != nil {
+			return false, nil
 		}
 		return g.mountFrom(ctx, q.Request, q.repository, d, from)
 	}

@@ -13,10 +13,11 @@ var errRange = errors.New("the range lies outside of the content")
 
 // parseRange reads a Range header (RFC 9110, 14.2) for content of size bytes.
 // ok is false when there is nothing to heed: no header, another unit than
-// bytes, or several ranges; then all of the content is the answer.
+// bytes, or several ranges; then all of the content is the answer. So it is
+// for empty content: some clients send a range with every request.
 func parseRange(header string, size int64) (r blob.Range, ok bool, err error) {
 	spec, found := strings.CutPrefix(header, "bytes=")
-	if !found || strings.Contains(spec, ",") {
+	if !found || size == 0 || strings.Contains(spec, ",") {
 		return blob.Range{}, false, nil
 	}
 	first, last, found := strings.Cut(strings.TrimSpace(spec), "-")
@@ -25,7 +26,7 @@ func parseRange(header string, size int64) (r blob.Range, ok bool, err error) {
 	}
 	if first == "" {
 		n, err := parseOffset(last)
-		if err != nil || n == 0 || size == 0 {
+		if err != nil || n == 0 {
 			return blob.Range{}, false, errRange
 		}
 		return blob.Range{Start: max(0, size-n), End: size}, true, nil

@@ -15,16 +15,16 @@ import (
 func (g *Registry) beginUpload(w http.ResponseWriter, q *request) error {
 	query := q.URL.Query()
 	if raw := query.Get("mount"); raw != "" {
-		d, err := parseDigest(raw)
-		if err != nil {
-			return err
-		}
-		mounted, err := g.mount(q, d, query.Get("from"))
-		if err != nil {
-			return err
-		}
-		if mounted {
-			return created(w, q, d)
+		// What is no digest can't be mounted: like whatever else can't, it
+		// begins an upload, whose end will say so.
+		if d, err := blob.ParseDigest(raw); err == nil {
+			mounted, err := g.mount(q, d, query.Get("from"))
+			if err != nil {
+				return err
+			}
+			if mounted {
+				return created(w, q, d)
+			}
 		}
 	} else if raw := query.Get("digest"); raw != "" {
 		return g.pushAtOnce(w, q, raw)
