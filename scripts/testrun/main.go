@@ -56,8 +56,18 @@ func rounds(args []string) [][]string {
 	}
 }
 
+// commandLine is what go is called with. It takes -C, by which a round goes to
+// a module of its own, only as the first flag.
+func commandLine(args []string) []string {
+	var where []string
+	if len(args) > 1 && args[0] == "-C" {
+		where, args = args[:2], args[2:]
+	}
+	return slices.Concat([]string{"test"}, where, []string{"-json"}, args)
+}
+
 func goTest(ctx context.Context, args []string, sum *summary) error {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
+	cmd := exec.CommandContext(ctx, "go", commandLine(args)...)
 	cmd.Stderr = os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	pipe, err := cmd.StdoutPipe()

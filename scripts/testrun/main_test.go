@@ -63,3 +63,14 @@ func TestRounds(t *testing.T) {
 		t.Errorf("rounds: %q", got)
 	}
 }
+
+func TestARoundMayGoToAnotherModule(t *testing.T) {
+	for want, args := range map[string][]string{
+		"test -json -race ./a":      {"-race", "./a"},
+		"test -C there -json ./...": {"-C", "there", "./..."},
+	} {
+		if got := strings.Join(commandLine(args), " "); got != want {
+			t.Errorf("%q becomes %q; want %q", args, got, want)
+		}
+	}
+}
