@@ -8,6 +8,9 @@ LDFLAGS := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>
 # Everything that is not end to end; scripts/testrun runs it as a round of its own.
 UNIT = $$($(GO) list ./... | grep -v /shoal/e2e)
 
+# The registry against another one: a module of its own.
+DIFFERENTIAL = -C e2e/differential ./...
+
 .PHONY: help build demo test bench lint fuzz e2e sim gen gen-check mutants soak
 
 help: ## show this list
@@ -21,7 +24,7 @@ demo: build ## one supernode and four agents on loopback pull one image (ONCE=1:
 
 test: build ## every test: units with the race detector, conformance, end to end with real clients
 	scripts/install-parts test
-	$(GO) run ./scripts/testrun -race $(UNIT) -- -race -p 1 -timeout 40m ./e2e/...
+	$(GO) run ./scripts/testrun -race $(UNIT) -- $(DIFFERENTIAL) -- -race -p 1 -timeout 40m ./e2e/...
 
 e2e: build ## only the end-to-end tests (root)
 	scripts/install-parts test
@@ -50,5 +53,5 @@ gen-check: gen ## fail when the committed wire types differ from what gen makes
 mutants: ## break a defence at a time and see that a test notices
 	scripts/mutants
 
-soak: build ## the long runs: pulls while garbage is collected, for SOAK (default 30m)
-	SHOAL_SOAK=$(or $(SOAK),30m) $(GO) run ./scripts/testrun -race -timeout 3h -run Soak ./...
+soak: build ## the long runs: pulls while garbage is collected, the registry against another; each for SOAK (default 30m)
+	SHOAL_SOAK=$(or $(SOAK),30m) $(GO) run ./scripts/testrun -race -timeout 3h -run Soak ./... -- $(DIFFERENTIAL) -timeout 3h -run Soak

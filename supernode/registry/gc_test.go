@@ -2,13 +2,9 @@ package registry_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"os"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -163,117 +159,6 @@ func TestLogRetention(t *testing.T) {
 	}
 	if entries := f.log(); entries[0].Digest != digest.FromString("late") {
 		t.Errorf("the log begins with %+v", entries[0])
-	}
-}
-
-// TestGCLoop pushes, pulls and deletes against a collection that never rests:
-// nothing that a tag leads to may ever be missing. SHOAL_GC_LOOP sets how
-// long, as in 30m. The clock jumps between the rounds, so that leases run out
-// all the time but never within a push, however slow the machine is.
-func TestGCLoop(t *testing.T) {
-	length := 2 * time.Second
-	if raw := os.Getenv("SHOAL_GC_LOOP"); raw != "" {
-		var err error
-		if length, err = time.ParseDuration(raw); err != nil {
-			t.Fatal(err)
-		}
-	}
-	f := newFixture(t, func(c *registry.Config) {
-		c.UntaggedTTL = 3 * 24 * time.Hour
-		c.UploadTTL = 100 * 365 * 24 * time.Hour // the object store's clock does not jump
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), length)
-	defer cancel()
-	var wg sync.WaitGroup
-	var round sync.RWMutex // held for writing while the clock jumps
-	var rounds, blobs atomic.Int64
-	for i := range 4 {
-		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(uint64(i), 0))
-			for ctx.Err() == nil && !t.Failed() {
-				round.RLock()
-				f.loopRound(rng, fmt.Sprintf("t%d", i))
-				round.RUnlock()
-				rounds.Add(1)
-				if rng.IntN(4) == 0 {
-					round.Lock()
-					f.pass(rand.N(30 * time.Hour))
-					round.Unlock()
-				}
-			}
-		})
-	}
-	collections := 0
-	for ctx.Err() == nil {
-		report, err := f.GC(context.WithoutCancel(ctx))
-		if err != nil {
-			t.Error(err)
-			break
-		}
-		collections++
-		blobs.Add(int64(report.Blobs))
-	}
-	wg.Wait()
-	t.Logf("%d rounds, %d collections, %d blobs collected", rounds.Load(), collections, blobs.Load())
-	if blobs.Load() == 0 || rounds.Load() == 0 {
-		t.Error("nothing was put to the test")
-	}
-	f.verifyMaybeEmpty()
-}
-
-// loopRound pushes an image of layers that others push too, as a client does,
-// pulls it, and often deletes something.
-func (f *fixture) loopRound(rng *rand.Rand, tag string) {
-	repo := []string{"a", "b"}[rng.IntN(2)]
-	contents := [][]byte{[]byte("{}"), fmt.Append(nil, "shared ", rng.IntN(20)), fmt.Append(nil, "own ", tag, rng.IntN(50))}
-	var parts []blob.Descriptor
-	for _, content := range contents {
-		parts = append(parts, f.loopBlob(repo, content))
-	}
-	a, image := f.putManifest(repo, tag, imageOf(parts[0], parts[1:]...))
-	if a.Code != http.StatusCreated {
-		f.t.Errorf("push: %d %s", a.Code, a.Body)
-		return
-	}
-	for range 1 + rng.IntN(3) {
-		f.loopPull(repo, tag, parts)
-	}
-	switch rng.IntN(3) {
-	case 0:
-		f.do("DELETE", "/v2/"+repo+"/manifests/"+string(image.Digest), nil)
-	case 1:
-		f.do("DELETE", "/v2/"+repo+"/manifests/"+tag, nil)
-	}
-}
-
-// loopBlob asks for a blob, tries to mount it, pushes it.
-func (f *fixture) loopBlob(repo string, content []byte) blob.Descriptor {
-	desc := blob.Descriptor{MediaType: "x/y", Digest: digest.FromBytes(content), Size: int64(len(content))}
-	address := "/v2/" + repo + "/blobs/"
-	if f.do("HEAD", address+string(desc.Digest), nil).Code == http.StatusOK {
-		return desc
-	}
-	a := f.do("POST", address+"uploads/?mount="+string(desc.Digest), nil)
-	if a.Code == http.StatusAccepted {
-		a = f.do("PUT", withDigest(a.location(), desc.Digest), bytes.NewReader(content))
-	}
-	if a.Code != http.StatusCreated {
-		f.t.Errorf("push blob: %d %s", a.Code, a.Body)
-	}
-	return desc
-}
-
-// loopPull reads the manifest by its tag and every blob of it.
-func (f *fixture) loopPull(repo, tag string, parts []blob.Descriptor) {
-	a := f.do("GET", "/v2/"+repo+"/manifests/"+tag, nil)
-	if a.Code != http.StatusOK {
-		f.t.Errorf("pull manifest: %d %s", a.Code, a.Body)
-	}
-	for _, part := range parts {
-		a := f.do("GET", "/v2/"+repo+"/blobs/"+string(part.Digest), nil)
-		if a.Code != http.StatusOK || digest.FromBytes(a.Body.Bytes()) != part.Digest {
-			f.t.Errorf("a blob of %s:%s is missing: %d %s", repo, tag, a.Code, a.Body)
-		}
 	}
 }
 
