@@ -79,8 +79,9 @@ func (a *app) sessionRevokeCommand() *cobra.Command {
 		Use:   "revoke SESSION | --all [--user USER]",
 		Short: "End a session, or all sessions of a user, at once",
 		Long: `End a session, or all sessions of a user. Tokens that were made from it open
-nothing at the supernode from then on; an agent may let one in for the rest of
-its five minutes.`,
+nothing at the supernode from then on. Agents that are connected hear of it at
+once; one that is cut off may let such a token in for the rest of its five
+minutes.`,
 		Example: "  dfget session revoke 1f0c8e5a9b3d7c24\n  dfget session revoke --all\n  dfget session revoke --all --user ann",
 		Args:    settings.Args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {

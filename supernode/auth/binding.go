@@ -99,10 +99,15 @@ func (a *Auth) updatePerson(ctx context.Context, p openid.Person, record *userRe
 	if err != nil {
 		return User{}, fmt.Errorf("encode the user %s: %w", next.Name, err)
 	}
+	number, stamp, err := a.stamp()
+	if err != nil {
+		return User{}, err
+	}
 	key := userPrefix + next.Name
-	if _, err := a.cfg.Meta.Commit(ctx, []meta.Compare{{Key: key, Revision: revision}}, []meta.Op{meta.Put(key, data)}); err != nil {
+	if _, err := a.cfg.Meta.Commit(ctx, []meta.Compare{{Key: key, Revision: revision}}, []meta.Op{meta.Put(key, data), stamp}); err != nil {
 		return User{}, fmt.Errorf("log %s in: %w", next.Name, err)
 	}
+	a.changed(Change{Number: number, User: next.Name})
 	return next.user(), nil
 }
 

@@ -94,6 +94,13 @@ func (a *Auth) Puller(ctx context.Context, raw, peerID, repository string) (subj
 		}
 		return "", a.admit(peer)
 	}
+	user, err := a.subject(ctx, claims.Subject)
+	if err != nil {
+		return "", err
+	}
+	if err := a.stands(ctx, claims.Session, user); err != nil {
+		return "", err
+	}
 	return claims.Subject, a.MayStillPull(ctx, claims.Subject, repository)
 }
 

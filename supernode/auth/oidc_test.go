@@ -1,10 +1,13 @@
 package auth
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -192,6 +195,38 @@ func TestWrongAnswersHaveToWait(t *testing.T) {
 	g.advance(limit.After)
 	if _, err := g.loginOpenID(f); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestLoginsAtTheProviderAreTold(t *testing.T) {
+	g, f := newOpenIDGate(t, "")
+	var told []string
+	g.cfg.Audit = func(_ context.Context, d Deed) {
+		told = append(told, fmt.Sprintf("%s %s %s %v %s %v", d.Subject, d.Action, d.Object, d.Allowed, d.Reason, d.Detail))
+	}
+	f.Set(func(f *openidtest.Forger) { f.Claims["preferred_username"] = "eve" })
+	b := g.begin("shoal.example.com:8001")
+	answer := f.Authorize(b.target)
+	g.finish(nil, answer)
+	g.finish(b.cookies, answer)
+	f.Set(func(f *openidtest.Forger) { f.Claims["aud"] = "a claim that nobody should see" })
+	g.loginOpenID(f)
+	f.Set(func(f *openidtest.Forger) { delete(f.Claims, "aud") })
+	_, refresh, err := g.FinishDevice(g.request("POST", "https://x/", nil), g.device().Handle)
+	must(t, err)
+	want := []string{
+		"(unknown) login  false " + openid.ErrAttempt.Error() + " map[by:oidc]",
+		"eve login  true  map[by:oidc]", "eve session.begin  true  map[]",
+		"(unknown) login  false " + openid.ErrUntrue.Error() + " map[by:oidc]",
+		"eve login  true  map[by:oidc flow:device]", "eve refresh_token.create * true  map[]",
+	}
+	if !slices.Equal(told, want) {
+		t.Errorf("told\n%s\nwant\n%s", strings.Join(told, "\n"), strings.Join(want, "\n"))
+	}
+	for _, secret := range []string{refresh, b.cookies[0].Value, answer.Get("code"), answer.Get("state")} {
+		if strings.Contains(strings.Join(told, "\n")+g.log.String(), secret) {
+			t.Errorf("%q is told", secret)
+		}
 	}
 }
 

@@ -188,12 +188,23 @@ func (a *Auth) RevokeSession(r *http.Request, by User, id string) error {
 		if s.User != by.Name && !by.systemAdmin() {
 			continue
 		}
-		if _, err := a.cfg.Meta.Commit(ctx, nil, []meta.Op{meta.Delete(page[0].Key)}); err != nil {
-			return fmt.Errorf("end a session: %w", err)
-		}
-		return nil
+		return a.endSession(ctx, page[0].Key, s.User)
 	}
 	return fmt.Errorf("end a session: %w", ErrUnknownSession)
+}
+
+// endSession removes one, and tells the agents to ask about the tokens that
+// were made from it.
+func (a *Auth) endSession(ctx context.Context, key, user string) error {
+	number, stamp, err := a.stamp()
+	if err != nil {
+		return err
+	}
+	if _, err := a.cfg.Meta.Commit(ctx, nil, []meta.Op{meta.Delete(key), stamp}); err != nil {
+		return fmt.Errorf("end a session: %w", err)
+	}
+	a.changed(Change{Number: number, User: user})
+	return nil
 }
 
 // RevokeSessions ends all sessions of a user at once.
@@ -204,17 +215,40 @@ func (a *Auth) RevokeSessions(r *http.Request, by User, name string) error {
 	if !userName(name) {
 		return fmt.Errorf("end the sessions: %w", ErrNoUser)
 	}
-	err := update(r.Context(), a.cfg.Meta, userPrefix+name, func(old *userRecord) (*userRecord, error) {
-		if old == nil {
-			return nil, ErrNoUser
+	for range conflictTries {
+		err := a.endSessions(r.Context(), name)
+		if err == nil {
+			return nil
 		}
-		next := *old
-		next.Epoch++
-		return &next, nil
-	})
-	if err != nil {
-		return fmt.Errorf("end the sessions of a user: %w", err)
+		if !errors.Is(err, meta.ErrConflict) {
+			return fmt.Errorf("end the sessions of a user: %w", err)
+		}
 	}
+	return fmt.Errorf("end the sessions of %s: %w, %d times over; try again", name, meta.ErrConflict, conflictTries)
+}
+
+func (a *Auth) endSessions(ctx context.Context, name string) error {
+	record, revision, err := a.readUser(ctx, name)
+	if err != nil {
+		return err
+	}
+	if record == nil {
+		return ErrNoUser
+	}
+	record.Epoch++
+	data, err := json.Marshal(record)
+	if err != nil {
+		return fmt.Errorf("encode the user %s: %w", name, err)
+	}
+	number, stamp, err := a.stamp()
+	if err != nil {
+		return err
+	}
+	key := userPrefix + name
+	if _, err := a.cfg.Meta.Commit(ctx, []meta.Compare{{Key: key, Revision: revision}}, []meta.Op{meta.Put(key, data), stamp}); err != nil {
+		return err
+	}
+	a.changed(Change{Number: number, User: name})
 	return nil
 }
 

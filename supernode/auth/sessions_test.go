@@ -87,7 +87,12 @@ func TestSessionsEndAtOnce(t *testing.T) {
 			r := g.request("POST", "https://x/", nil)
 			ann, err := g.asks(access)
 			must(t, err)
+			var told []string
+			g.cfg.OnChange = func(c Change) { told = append(told, c.Project+"/"+c.User) }
 			must(t, end(g, r, ann, sessionID(hashed(refresh))))
+			if len(told) != 1 || told[0] != "/ann" {
+				t.Errorf("the agents heard %v", told)
+			}
 			if _, err := g.asks(access); err == nil {
 				t.Error("a token that was made from it opens the API")
 			}
@@ -95,8 +100,9 @@ func TestSessionsEndAtOnce(t *testing.T) {
 				t.Errorf("the refresh token: %d", w.Code)
 			}
 			_, err = g.Authorize(g.bearing(registry.AccessToken), "a/x", "pull")
-			if all := strings.Contains(name, "with all"); (err != nil) != all {
-				t.Errorf("the token of the other session: %v", err)
+			_, pulls := g.Puller(t.Context(), registry.AccessToken, "a peer", "a/x")
+			if all := strings.Contains(name, "with all"); (err != nil) != all || (pulls != nil) != all {
+				t.Errorf("the token of the other session: %v, %v", err, pulls)
 			}
 			if _, err := g.Login(r, "ann", annPassword); err != nil {
 				t.Errorf("the password: %v", err)
