@@ -61,6 +61,7 @@ type agent struct {
 	fetcher  *fetch.Fetcher
 	gate     *mirror.Gate
 	pulls    *pulls
+	decided  *decided
 
 	closers []func() error // in the order in which they were opened
 }
@@ -286,6 +287,7 @@ func (a *agent) openFetch(w *shoalv1.Welcome) {
 	a.fetcher = fetch.New(config)
 	a.closers = append(a.closers, a.fetcher.Close)
 	a.pulls = &pulls{fetcher: a.fetcher, names: map[blob.Digest]named{}}
+	a.decided = &decided{counts: map[mirror.Decision]uint64{}}
 	a.gate = mirror.NewGate(mirror.GateConfig{
 		Verifier: a.verifier, Prover: prover{a.gateway, a.upstreams, keeper}, Tokens: tokensOf{a.gateway}, Upstreams: a.upstreams,
 		Own: a.names.own, Upstream: a.upstreams.Known, NodeMay: a.mayPull, OfflineGrace: grace, Log: a.log,

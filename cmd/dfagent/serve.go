@@ -53,6 +53,7 @@ func (a *agent) run(ctx context.Context) error {
 	orders := newOrders(a)
 	group.Go(func() error { a.tracker.Run(ctx); return nil })
 	group.Go(func() error { return a.spread(ctx) })
+	group.Go(func() error { a.decided.tell(ctx, a.line.TellPulls, a.log); return nil })
 	group.Go(func() error {
 		a.line.KeepRenewed(ctx, time.Now, func(w *shoalv1.Welcome) {
 			a.setClock()
@@ -128,7 +129,7 @@ func (a *agent) mirror(only string) http.Handler {
 	m := mirror.New(mirror.Config{
 		Fetcher: a.pulls, Auth: a.gate, Token: a.gate, Own: a.names.own, Upstream: a.upstreams.Known,
 		OnlyRegistry: only, Hosts: a.config.MirrorHosts, PushTo: strings.Join(a.config.Supernodes, ", "),
-		Service: a.line.Welcome().TokenService, Log: a.log,
+		Service: a.line.Welcome().TokenService, Told: a.decided.add, Log: a.log,
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/", m)

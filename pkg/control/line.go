@@ -281,10 +281,26 @@ func (l *Line) watchOne(ctx context.Context, base string, hello *shoalv1.WatchRe
 
 // Progress tells the supernode how far an order is.
 func (l *Line) Progress(ctx context.Context, p *shoalv1.ProgressRequest) error {
+	return l.each(ctx, func(ctx context.Context, base string) error {
+		_, err := shoalv1connect.NewNodeServiceClient(l.client, base).Progress(ctx, connect.NewRequest(p))
+		return err
+	})
+}
+
+// TellPulls tells the supernode what was decided about readers here.
+func (l *Line) TellPulls(ctx context.Context, p *shoalv1.TellPullsRequest) error {
+	return l.each(ctx, func(ctx context.Context, base string) error {
+		_, err := shoalv1connect.NewMirrorAuditServiceClient(l.client, base).TellPulls(ctx, connect.NewRequest(p))
+		return err
+	})
+}
+
+// each makes a call to one supernode after the other until it succeeds.
+func (l *Line) each(ctx context.Context, do func(ctx context.Context, base string) error) error {
 	var errs []error
 	for _, base := range l.Bases() {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
-		_, err := shoalv1connect.NewNodeServiceClient(l.client, base).Progress(call, connect.NewRequest(p))
+		err := do(call, base)
 		cancel()
 		if err == nil {
 			return nil

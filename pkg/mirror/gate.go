@@ -140,8 +140,9 @@ type reader struct {
 // Authorize decides about one request.
 func (g *Gate) Authorize(ctx context.Context, r Request) (Grant, error) {
 	who, err := g.identify(r)
+	nobody := Grant{Subject: who.grant.Subject}
 	if err != nil {
-		return Grant{}, err
+		return nobody, err
 	}
 	now := g.cfg.Now()
 	last := g.lastProof(who.key, r.Ref)
@@ -160,7 +161,7 @@ func (g *Gate) Authorize(ctx context.Context, r Request) (Grant, error) {
 		if inGrace && known >= named && ctx.Err() == nil {
 			return who.grant, nil
 		}
-		return Grant{}, fmt.Errorf("%w: ask whether %q may read %s: %w", ErrUnavailable, who.grant.Subject, r.Ref, err)
+		return nobody, fmt.Errorf("%w: ask whether %q may read %s: %w", ErrUnavailable, who.grant.Subject, r.Ref, err)
 	case yes:
 		g.prove(who.key, r.Ref, now)
 		if r.Digest != "" {
@@ -168,10 +169,10 @@ func (g *Gate) Authorize(ctx context.Context, r Request) (Grant, error) {
 		}
 		return who.grant, nil
 	case fresh:
-		return Grant{}, fmt.Errorf("%w: %s does not link %s", ErrNotFound, r.Ref, r.Reference)
+		return nobody, fmt.Errorf("%w: %s does not link %s", ErrNotFound, r.Ref, r.Reference)
 	}
 	g.disprove(who.key, r.Ref)
-	return Grant{}, fmt.Errorf("%w: %s does not let %q read %s", ErrUnauthorized, r.Ref.Registry, who.grant.Subject, r.Ref.Repository)
+	return nobody, fmt.Errorf("%w: %s does not let %q read %s", ErrUnauthorized, r.Ref.Registry, who.grant.Subject, r.Ref.Repository)
 }
 
 // identify finds out who asks, and whether they have a right to the
@@ -192,7 +193,7 @@ func (g *Gate) identify(r Request) (reader, error) {
 	}
 	if h, ok := g.handles.get(raw, g.cfg.Now()); ok {
 		if h.registry != r.Ref.Registry || !allows(h.access, r.Ref.Repository) {
-			return reader{}, fmt.Errorf("%w: the token is for another repository", ErrUnauthorized)
+			return reader{grant: Grant{Subject: h.subject}}, fmt.Errorf("%w: the token is for another repository", ErrUnauthorized)
 		}
 		// The upstream may have given its token to anybody: it must still be
 		// asked. A handle for the own registry was a login here.
@@ -204,7 +205,7 @@ func (g *Gate) identify(r Request) (reader, error) {
 	}
 	name := r.Ref.String() // an upstream's repository is named with its registry in front
 	if !claims.Allows("repository", name, "pull") {
-		return reader{}, fmt.Errorf("%w: the token of %q does not allow pulling %s", ErrUnauthorized, claims.Subject, name)
+		return reader{grant: Grant{Subject: claims.Subject}}, fmt.Errorf("%w: the token of %q does not allow pulling %s", ErrUnauthorized, claims.Subject, name)
 	}
 	return reader{
 		grant: Grant{Subject: claims.Subject, Login: raw}, key: userKey + claims.Subject,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -61,7 +62,17 @@ type Grant struct {
 	Token string
 }
 
-// Authorizer decides about each request, cache hits included.
+// Decision is what was decided about a request to read.
+type Decision struct {
+	Ref       blob.Ref
+	Reference string // tag or digest of a manifest; "" for a blob
+	Subject   string // as in Grant
+	From      string // the reader's address
+	Refused   bool
+}
+
+// Authorizer decides about each request, cache hits included. With an error,
+// the grant names who asked, as far as that is known.
 type Authorizer interface {
 	Authorize(ctx context.Context, r Request) (Grant, error)
 	// Guard ends the context that it returns when the right which Authorize saw
@@ -94,6 +105,9 @@ type Config struct {
 	PushTo string
 	// Service is the service name in challenges.
 	Service string
+	// Told hears of each decision and must not block; nil: nobody does. A
+	// request that nobody could decide about is none.
+	Told func(Decision)
 	// OpenTimeout bounds the wait for a size and a source; 0 means 10 s. A
 	// runtime waits 30 s or for ever, so it must end well before.
 	OpenTimeout time.Duration
@@ -209,6 +223,7 @@ func (m *Mirror) serve(w http.ResponseWriter, r *http.Request, to route) {
 		Authorization: r.Header.Get("Authorization"),
 	}
 	grant, err := m.cfg.Auth.Authorize(r.Context(), req)
+	m.tell(r, req, grant.Subject, err)
 	if err != nil {
 		m.refuse(w, r, req, err)
 		return
@@ -218,6 +233,21 @@ func (m *Mirror) serve(w http.ResponseWriter, r *http.Request, to route) {
 	} else {
 		m.blob(w, r, req, grant)
 	}
+}
+
+func (m *Mirror) tell(r *http.Request, req Request, subject string, err error) {
+	refused := is(err, ErrUnauthorized) || is(err, ErrDenied) || is(err, ErrNotFound)
+	if m.cfg.Told == nil || err != nil && !refused {
+		return
+	}
+	d := Decision{Ref: req.Ref, Subject: subject, From: r.RemoteAddr, Refused: refused}
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		d.From = host
+	}
+	if req.Manifest {
+		d.Reference = req.Reference
+	}
+	m.cfg.Told(d)
 }
 
 func (m *Mirror) pushTo() string {

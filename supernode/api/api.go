@@ -152,9 +152,11 @@ func Public(c Config) (http.Handler, error) {
 // and the registry as agents read it.
 func Members(c Config) http.Handler {
 	_, node := shoalv1connect.NewNodeServiceHandler(nodeService{c}, connect.WithReadMaxBytes(maxMessage))
+	_, told := shoalv1connect.NewMirrorAuditServiceHandler(mirrorAuditService{c}, connect.WithReadMaxBytes(maxMessage))
 	mux := http.NewServeMux()
 	mux.Handle("/swarm/v1/", c.Pieces)
 	mux.Handle("/shoal.v1.NodeService/", c.membersOnly(node))
+	mux.Handle("/shoal.v1.MirrorAuditService/", c.membersOnly(told))
 	mux.Handle("GET /v2/", c.membersOnly(c.registryRecorded()))
 	mux.Handle("POST /token", c.membersOnly(http.HandlerFunc(c.Auth.ServeToken)))
 	return mux

@@ -16,6 +16,9 @@ import (
 // exportChunk is how much of an export one message carries, in bytes.
 const exportChunk = 256 << 10
 
+// maxToldPulls bounds what a member tells at once.
+const maxToldPulls = 1000
+
 // auditService shows the audit to who may see it: each call is decided about
 // by itself.
 type auditService struct{ Config }
@@ -88,6 +91,20 @@ func (s auditService) ExportAudit(ctx context.Context, req *connect.Request[shoa
 		return coded(err)
 	}
 	return send()
+}
+
+// mirrorAuditService takes what members decided about their own readers.
+type mirrorAuditService struct{ Config }
+
+func (s mirrorAuditService) TellPulls(ctx context.Context, req *connect.Request[shoalv1.TellPullsRequest]) (*connect.Response[shoalv1.TellPullsResponse], error) {
+	if len(req.Msg.Pulls) > maxToldPulls {
+		return nil, connect.NewError(connect.CodeInvalidArgument, errTooMuch)
+	}
+	from := callerOf(ctx)
+	for _, p := range req.Msg.Pulls {
+		s.Audit.Record(toldEvent(from, p))
+	}
+	return connect.NewResponse(&shoalv1.TellPullsResponse{}), nil
 }
 
 func (s auditService) VerifyAudit(ctx context.Context, _ *connect.Request[shoalv1.VerifyAuditRequest]) (*connect.Response[shoalv1.VerifyAuditResponse], error) {

@@ -342,6 +342,46 @@ func TestWhoSeesTheAudit(t *testing.T) {
 	}
 }
 
+// What agents decided about their readers has rows, by their word and under
+// their own address.
+func TestAgentsTellWhatTheyDecided(t *testing.T) {
+	s := newScene(t, "project admin")
+	m := s.join()
+	client := shoalv1connect.NewMirrorAuditServiceClient(m.http, "https://supernode")
+	tell := func(pulls ...*shoalv1.ToldPull) error {
+		return failed(client.TellPulls(t.Context(), connect.NewRequest(&shoalv1.TellPullsRequest{Pulls: pulls})))
+	}
+	const far = "198.51.100.7"
+	s.must(tell(
+		&shoalv1.ToldPull{Subject: "ann", From: far, Repository: "own/app", Reference: "v1", Times: 3},
+		&shoalv1.ToldPull{Subject: "ann", From: far, Repository: "own/app", Times: 2, Refused: true},
+		&shoalv1.ToldPull{Subject: "node", From: far, Repository: "own/app", Reference: someDigest},
+		&shoalv1.ToldPull{From: far, Registry: "docker.io", Repository: "library/alpine", Reference: "3", Refused: true},
+		&shoalv1.ToldPull{Subject: operator, From: far, Repository: "own/app", Reference: "v1"},
+	))
+	var got []string
+	for _, row := range s.rows(audit.Query{}) {
+		if row.Detail["by"] == nodeSubject(m.id()) && row.Detail["reader"] == far && row.From == "127.0.0.1" {
+			got = append(got, fmt.Sprint(row.Subject, " ", row.Action, " ", row.Object, " ", row.Project, " ", row.Allowed))
+		}
+	}
+	slices.Reverse(got)
+	want := []string{
+		"ann image.pull own/app:v1 own true", "ann blob.pull own/app own false", nodeSubject(m.id()) + " image.pull own/app@" + someDigest + " own true",
+		"(unknown) image.pull docker.io/library/alpine:3  false", "(unknown) image.pull own/app:v1 own true",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if err := tell(make([]*shoalv1.ToldPull, maxToldPulls+1)...); code(err) != connect.CodeInvalidArgument {
+		t.Errorf("more than is taken: %v", err)
+	}
+	s.revoke(m.id())
+	if err := tell(&shoalv1.ToldPull{Subject: "late", Repository: "own/app"}); err == nil || len(s.rows(audit.Query{Subject: "late"})) > 0 {
+		t.Errorf("a node that was turned away tells: %v", err)
+	}
+}
+
 // Tags that a project's rules let go have rows, by whoever let the rules run.
 func TestRetainedTagsHaveRows(t *testing.T) {
 	s := newScene(t, "project admin")

@@ -141,7 +141,7 @@ func TestTheMembersListenerAnswersMembersAlone(t *testing.T) {
 	f := newFront(t)
 	handler := Members(f.Config)
 	for _, path := range append(below("/v2/"), "/token", "/swarm/v1/"+someDigest+"/have", "/swarm/v1/"+someDigest+"/piece/0",
-		"/shoal.v1.NodeService/Renew", "/shoal.v1.NodeService/Watch", "/shoal.v1.NodeService/Announce", "/healthz", "/api/shoal.v1.AdminService/ListServers") {
+		"/shoal.v1.NodeService/Renew", "/shoal.v1.NodeService/Watch", "/shoal.v1.NodeService/Announce", "/shoal.v1.MirrorAuditService/TellPulls", "/healthz", "/api/shoal.v1.AdminService/ListServers") {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "DELETE"} {
 			w := httptest.NewRecorder()
 			r := httptest.NewRequest(method, path, strings.NewReader("{}"))

@@ -206,7 +206,7 @@ func joinEvent(m *shoalv1.JoinRequest, from string, joined auth.Joined, err erro
 		e.Reason = connect.CodeOf(coded(err)).String()
 		return e
 	}
-	e.Subject, e.Object = "node:"+joined.PeerID, "pool:"+joined.Pool
+	e.Subject, e.Object = nodeSubject(joined.PeerID), "pool:"+joined.Pool
 	e.Detail = map[string]string{"hostname": m.Hostname}
 	return e
 }
@@ -214,10 +214,42 @@ func joinEvent(m *shoalv1.JoinRequest, from string, joined auth.Joined, err erro
 // piecesEvent tells of a node that asked for a blob's pieces, which it does
 // again and again while it fetches.
 func piecesEvent(from caller, d blob.Digest, repository string, may bool) audit.Event {
-	e := audit.Event{Subject: "node:" + from.PeerID, Action: "pieces.pull", Object: repository, From: from.host, Allowed: may, Often: true}
+	e := audit.Event{Subject: nodeSubject(from.PeerID), Action: "pieces.pull", Object: repository, From: from.host, Allowed: may, Often: true}
 	e.Project, _, _ = strings.Cut(repository, "/")
 	if !may {
 		e.Object, e.Reason = repository+"@"+string(d), "no right to it, or no repository here holds it"
+	}
+	return e
+}
+
+// toldEvent is a row by a node's word: the address is the node's own, and the
+// words in round brackets are not the node's to say.
+func toldEvent(from caller, p *shoalv1.ToldPull) audit.Event {
+	e := audit.Event{
+		Subject: p.Subject, Action: "image.pull", Object: p.Repository, From: from.host, Allowed: !p.Refused, Often: true, Times: p.Times,
+		Detail: map[string]string{"by": nodeSubject(from.PeerID), "reader": p.From},
+	}
+	switch {
+	case p.Subject == "node":
+		e.Subject = nodeSubject(from.PeerID)
+	case strings.HasPrefix(p.Subject, "("):
+		e.Subject = audit.Unknown
+	}
+	switch {
+	case p.Reference == "":
+		e.Action = "blob.pull"
+	case strings.Contains(p.Reference, ":"):
+		e.Object += "@" + p.Reference
+	default:
+		e.Object += ":" + p.Reference
+	}
+	if p.Registry == "" {
+		e.Project, _, _ = strings.Cut(p.Repository, "/")
+	} else {
+		e.Object = p.Registry + "/" + e.Object
+	}
+	if p.Refused {
+		e.Reason = "refused by the mirror of that host"
 	}
 	return e
 }

@@ -99,6 +99,15 @@ func TestRepeats(t *testing.T) {
 	if total != 1000-maxStrangers-1 || len(r.kinds) != 0 || len(r.order) != 0 || r.strangers != 0 {
 		t.Errorf("%d counted, %d kinds, %d strangers left", total, len(r.kinds), r.strangers)
 	}
+	r = newRepeats(time.Minute)
+	counted := Event{Subject: "ann", Action: "image.pull", Times: 5}
+	if r.take(start, counted) == nil || r.take(start, counted) != nil {
+		t.Error("the first of a kind is written, the second is not")
+	}
+	if due := r.due(time.Time{}); len(due) != 1 || due[0].more != 9 {
+		t.Errorf("5 and 5 times, one of them written: %+v", due)
+	}
+	r = newRepeats(time.Minute)
 	for i := range 2 * maxKinds {
 		r.take(start, Event{Subject: "ann", Action: "image.pull", Object: fmt.Sprint(i)})
 	}

@@ -55,17 +55,17 @@ func newRepeats(window time.Duration) *repeats {
 // take counts an event. It returns the event to write when it is the first of
 // its kind, as far as kinds are told apart.
 func (r *repeats) take(now time.Time, e Event) (first *Event) {
-	k := kindOf(e)
+	k, times := kindOf(e), max(e.Times, 1)
 	stranger := k.subject == Unknown
 	if _, known := r.kinds[k]; !known && (len(r.kinds) >= maxKinds || stranger && r.strangers >= maxStrangers) {
 		k = kind{subject: many, action: e.Action, allowed: e.Allowed}
 		e, stranger = k.event(), false
 	}
 	if known := r.kinds[k]; known != nil {
-		known.more++
+		known.more += times
 		return nil
 	}
-	one := &repeat{kind: k, until: now.Add(r.window)}
+	one := &repeat{kind: k, until: now.Add(r.window), more: times - 1}
 	r.kinds[k], r.order = one, append(r.order, one)
 	if stranger {
 		r.strangers++

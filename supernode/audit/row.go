@@ -50,6 +50,8 @@ type Event struct {
 	Detail map[string]string `json:"detail,omitempty"`
 	// Often lets repeats be counted instead of written, as refusals are.
 	Often bool `json:"-"`
+	// Times is how often it happened, where somebody counted; 0 is once.
+	Times uint64 `json:"-"`
 }
 
 // Row is an event as it was written.

@@ -556,6 +556,185 @@ func (x *VerifyAuditResponse) GetBroken() []string {
 	return nil
 }
 
+type TellPullsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1000.
+	Pulls         []*ToldPull `protobuf:"bytes,1,rep,name=pulls,proto3" json:"pulls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TellPullsRequest) Reset() {
+	*x = TellPullsRequest{}
+	mi := &file_shoal_v1_audit_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TellPullsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TellPullsRequest) ProtoMessage() {}
+
+func (x *TellPullsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_v1_audit_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TellPullsRequest.ProtoReflect.Descriptor instead.
+func (*TellPullsRequest) Descriptor() ([]byte, []int) {
+	return file_shoal_v1_audit_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *TellPullsRequest) GetPulls() []*ToldPull {
+	if x != nil {
+		return x.Pulls
+	}
+	return nil
+}
+
+type ToldPull struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the reader's token says; node for the host's own right, empty for
+	// nobody known.
+	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Address of the reader.
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Empty for the supernode's own.
+	Registry   string `protobuf:"bytes,3,opt,name=registry,proto3" json:"registry,omitempty"`
+	Repository string `protobuf:"bytes,4,opt,name=repository,proto3" json:"repository,omitempty"`
+	// Tag or digest of a manifest; empty for the blobs of the repository.
+	Reference string `protobuf:"bytes,5,opt,name=reference,proto3" json:"reference,omitempty"`
+	Refused   bool   `protobuf:"varint,6,opt,name=refused,proto3" json:"refused,omitempty"`
+	// How often since it was told last.
+	Times         uint64 `protobuf:"varint,7,opt,name=times,proto3" json:"times,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToldPull) Reset() {
+	*x = ToldPull{}
+	mi := &file_shoal_v1_audit_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToldPull) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToldPull) ProtoMessage() {}
+
+func (x *ToldPull) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_v1_audit_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToldPull.ProtoReflect.Descriptor instead.
+func (*ToldPull) Descriptor() ([]byte, []int) {
+	return file_shoal_v1_audit_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ToldPull) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *ToldPull) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ToldPull) GetRegistry() string {
+	if x != nil {
+		return x.Registry
+	}
+	return ""
+}
+
+func (x *ToldPull) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *ToldPull) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *ToldPull) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
+}
+
+func (x *ToldPull) GetTimes() uint64 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+type TellPullsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TellPullsResponse) Reset() {
+	*x = TellPullsResponse{}
+	mi := &file_shoal_v1_audit_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TellPullsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TellPullsResponse) ProtoMessage() {}
+
+func (x *TellPullsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_v1_audit_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TellPullsResponse.ProtoReflect.Descriptor instead.
+func (*TellPullsResponse) Descriptor() ([]byte, []int) {
+	return file_shoal_v1_audit_proto_rawDescGZIP(), []int{10}
+}
+
 var File_shoal_v1_audit_proto protoreflect.FileDescriptor
 
 const file_shoal_v1_audit_proto_rawDesc = "" +
@@ -601,11 +780,26 @@ const file_shoal_v1_audit_proto_rawDesc = "" +
 	"\x04rows\x18\x01 \x01(\x04R\x04rows\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\x04R\x05first\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\x04R\x04last\x12\x16\n" +
-	"\x06broken\x18\x04 \x03(\tR\x06broken2\xf4\x01\n" +
+	"\x06broken\x18\x04 \x03(\tR\x06broken\"<\n" +
+	"\x10TellPullsRequest\x12(\n" +
+	"\x05pulls\x18\x01 \x03(\v2\x12.shoal.v1.ToldPullR\x05pulls\"\xc2\x01\n" +
+	"\bToldPull\x12\x18\n" +
+	"\asubject\x18\x01 \x01(\tR\asubject\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x1a\n" +
+	"\bregistry\x18\x03 \x01(\tR\bregistry\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x04 \x01(\tR\n" +
+	"repository\x12\x1c\n" +
+	"\treference\x18\x05 \x01(\tR\treference\x12\x18\n" +
+	"\arefused\x18\x06 \x01(\bR\arefused\x12\x14\n" +
+	"\x05times\x18\a \x01(\x04R\x05times\"\x13\n" +
+	"\x11TellPullsResponse2\xf4\x01\n" +
 	"\fAuditService\x12J\n" +
 	"\vSearchAudit\x12\x1c.shoal.v1.SearchAuditRequest\x1a\x1d.shoal.v1.SearchAuditResponse\x12L\n" +
 	"\vExportAudit\x12\x1c.shoal.v1.ExportAuditRequest\x1a\x1d.shoal.v1.ExportAuditResponse0\x01\x12J\n" +
-	"\vVerifyAudit\x12\x1c.shoal.v1.VerifyAuditRequest\x1a\x1d.shoal.v1.VerifyAuditResponseB6Z4github.com/shoalproject/shoal/proto/shoal/v1;shoalv1b\x06proto3"
+	"\vVerifyAudit\x12\x1c.shoal.v1.VerifyAuditRequest\x1a\x1d.shoal.v1.VerifyAuditResponse2Z\n" +
+	"\x12MirrorAuditService\x12D\n" +
+	"\tTellPulls\x12\x1a.shoal.v1.TellPullsRequest\x1a\x1b.shoal.v1.TellPullsResponseB6Z4github.com/shoalproject/shoal/proto/shoal/v1;shoalv1b\x06proto3"
 
 var (
 	file_shoal_v1_audit_proto_rawDescOnce sync.Once
@@ -619,7 +813,7 @@ func file_shoal_v1_audit_proto_rawDescGZIP() []byte {
 	return file_shoal_v1_audit_proto_rawDescData
 }
 
-var file_shoal_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_shoal_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_shoal_v1_audit_proto_goTypes = []any{
 	(*AuditFilter)(nil),           // 0: shoal.v1.AuditFilter
 	(*AuditRow)(nil),              // 1: shoal.v1.AuditRow
@@ -629,28 +823,34 @@ var file_shoal_v1_audit_proto_goTypes = []any{
 	(*ExportAuditResponse)(nil),   // 5: shoal.v1.ExportAuditResponse
 	(*VerifyAuditRequest)(nil),    // 6: shoal.v1.VerifyAuditRequest
 	(*VerifyAuditResponse)(nil),   // 7: shoal.v1.VerifyAuditResponse
-	nil,                           // 8: shoal.v1.AuditRow.DetailEntry
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*TellPullsRequest)(nil),      // 8: shoal.v1.TellPullsRequest
+	(*ToldPull)(nil),              // 9: shoal.v1.ToldPull
+	(*TellPullsResponse)(nil),     // 10: shoal.v1.TellPullsResponse
+	nil,                           // 11: shoal.v1.AuditRow.DetailEntry
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_shoal_v1_audit_proto_depIdxs = []int32{
-	9,  // 0: shoal.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	9,  // 1: shoal.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	9,  // 2: shoal.v1.AuditRow.time:type_name -> google.protobuf.Timestamp
-	8,  // 3: shoal.v1.AuditRow.detail:type_name -> shoal.v1.AuditRow.DetailEntry
+	12, // 0: shoal.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	12, // 1: shoal.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	12, // 2: shoal.v1.AuditRow.time:type_name -> google.protobuf.Timestamp
+	11, // 3: shoal.v1.AuditRow.detail:type_name -> shoal.v1.AuditRow.DetailEntry
 	0,  // 4: shoal.v1.SearchAuditRequest.filter:type_name -> shoal.v1.AuditFilter
 	1,  // 5: shoal.v1.SearchAuditResponse.rows:type_name -> shoal.v1.AuditRow
 	0,  // 6: shoal.v1.ExportAuditRequest.filter:type_name -> shoal.v1.AuditFilter
-	2,  // 7: shoal.v1.AuditService.SearchAudit:input_type -> shoal.v1.SearchAuditRequest
-	4,  // 8: shoal.v1.AuditService.ExportAudit:input_type -> shoal.v1.ExportAuditRequest
-	6,  // 9: shoal.v1.AuditService.VerifyAudit:input_type -> shoal.v1.VerifyAuditRequest
-	3,  // 10: shoal.v1.AuditService.SearchAudit:output_type -> shoal.v1.SearchAuditResponse
-	5,  // 11: shoal.v1.AuditService.ExportAudit:output_type -> shoal.v1.ExportAuditResponse
-	7,  // 12: shoal.v1.AuditService.VerifyAudit:output_type -> shoal.v1.VerifyAuditResponse
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	9,  // 7: shoal.v1.TellPullsRequest.pulls:type_name -> shoal.v1.ToldPull
+	2,  // 8: shoal.v1.AuditService.SearchAudit:input_type -> shoal.v1.SearchAuditRequest
+	4,  // 9: shoal.v1.AuditService.ExportAudit:input_type -> shoal.v1.ExportAuditRequest
+	6,  // 10: shoal.v1.AuditService.VerifyAudit:input_type -> shoal.v1.VerifyAuditRequest
+	8,  // 11: shoal.v1.MirrorAuditService.TellPulls:input_type -> shoal.v1.TellPullsRequest
+	3,  // 12: shoal.v1.AuditService.SearchAudit:output_type -> shoal.v1.SearchAuditResponse
+	5,  // 13: shoal.v1.AuditService.ExportAudit:output_type -> shoal.v1.ExportAuditResponse
+	7,  // 14: shoal.v1.AuditService.VerifyAudit:output_type -> shoal.v1.VerifyAuditResponse
+	10, // 15: shoal.v1.MirrorAuditService.TellPulls:output_type -> shoal.v1.TellPullsResponse
+	12, // [12:16] is the sub-list for method output_type
+	8,  // [8:12] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_shoal_v1_audit_proto_init() }
@@ -664,9 +864,9 @@ func file_shoal_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shoal_v1_audit_proto_rawDesc), len(file_shoal_v1_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_shoal_v1_audit_proto_goTypes,
 		DependencyIndexes: file_shoal_v1_audit_proto_depIdxs,

@@ -23,6 +23,8 @@ const _ = connect.IsAtLeastVersion1_13_0
 const (
 	// AuditServiceName is the fully-qualified name of the AuditService service.
 	AuditServiceName = "shoal.v1.AuditService"
+	// MirrorAuditServiceName is the fully-qualified name of the MirrorAuditService service.
+	MirrorAuditServiceName = "shoal.v1.MirrorAuditService"
 )
 
 // These constants are the fully-qualified names of the RPCs defined in this package. They're
@@ -42,6 +44,9 @@ const (
 	// AuditServiceVerifyAuditProcedure is the fully-qualified name of the AuditService's VerifyAudit
 	// RPC.
 	AuditServiceVerifyAuditProcedure = "/shoal.v1.AuditService/VerifyAudit"
+	// MirrorAuditServiceTellPullsProcedure is the fully-qualified name of the MirrorAuditService's
+	// TellPulls RPC.
+	MirrorAuditServiceTellPullsProcedure = "/shoal.v1.MirrorAuditService/TellPulls"
 )
 
 // AuditServiceClient is a client for the shoal.v1.AuditService service.
@@ -172,4 +177,74 @@ func (UnimplementedAuditServiceHandler) ExportAudit(context.Context, *connect.Re
 
 func (UnimplementedAuditServiceHandler) VerifyAudit(context.Context, *connect.Request[v1.VerifyAuditRequest]) (*connect.Response[v1.VerifyAuditResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("shoal.v1.AuditService.VerifyAudit is not implemented"))
+}
+
+// MirrorAuditServiceClient is a client for the shoal.v1.MirrorAuditService service.
+type MirrorAuditServiceClient interface {
+	TellPulls(context.Context, *connect.Request[v1.TellPullsRequest]) (*connect.Response[v1.TellPullsResponse], error)
+}
+
+// NewMirrorAuditServiceClient constructs a client for the shoal.v1.MirrorAuditService service. By
+// default, it uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses,
+// and sends uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the
+// connect.WithGRPC() or connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewMirrorAuditServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) MirrorAuditServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	mirrorAuditServiceMethods := v1.File_shoal_v1_audit_proto.Services().ByName("MirrorAuditService").Methods()
+	return &mirrorAuditServiceClient{
+		tellPulls: connect.NewClient[v1.TellPullsRequest, v1.TellPullsResponse](
+			httpClient,
+			baseURL+MirrorAuditServiceTellPullsProcedure,
+			connect.WithSchema(mirrorAuditServiceMethods.ByName("TellPulls")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// mirrorAuditServiceClient implements MirrorAuditServiceClient.
+type mirrorAuditServiceClient struct {
+	tellPulls *connect.Client[v1.TellPullsRequest, v1.TellPullsResponse]
+}
+
+// TellPulls calls shoal.v1.MirrorAuditService.TellPulls.
+func (c *mirrorAuditServiceClient) TellPulls(ctx context.Context, req *connect.Request[v1.TellPullsRequest]) (*connect.Response[v1.TellPullsResponse], error) {
+	return c.tellPulls.CallUnary(ctx, req)
+}
+
+// MirrorAuditServiceHandler is an implementation of the shoal.v1.MirrorAuditService service.
+type MirrorAuditServiceHandler interface {
+	TellPulls(context.Context, *connect.Request[v1.TellPullsRequest]) (*connect.Response[v1.TellPullsResponse], error)
+}
+
+// NewMirrorAuditServiceHandler builds an HTTP handler from the service implementation. It returns
+// the path on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewMirrorAuditServiceHandler(svc MirrorAuditServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	mirrorAuditServiceMethods := v1.File_shoal_v1_audit_proto.Services().ByName("MirrorAuditService").Methods()
+	mirrorAuditServiceTellPullsHandler := connect.NewUnaryHandler(
+		MirrorAuditServiceTellPullsProcedure,
+		svc.TellPulls,
+		connect.WithSchema(mirrorAuditServiceMethods.ByName("TellPulls")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/shoal.v1.MirrorAuditService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case MirrorAuditServiceTellPullsProcedure:
+			mirrorAuditServiceTellPullsHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedMirrorAuditServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedMirrorAuditServiceHandler struct{}
+
+func (UnimplementedMirrorAuditServiceHandler) TellPulls(context.Context, *connect.Request[v1.TellPullsRequest]) (*connect.Response[v1.TellPullsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("shoal.v1.MirrorAuditService.TellPulls is not implemented"))
 }
