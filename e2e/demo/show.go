@@ -71,6 +71,9 @@ func (h *house) show(life, ctx context.Context) error {
 	if err := h.report(ctx, results, digest.String(), size); err != nil {
 		return err
 	}
+	if err := h.roles(ctx); err != nil {
+		return err
+	}
 	return h.docker(ctx)
 }
 
