@@ -33,6 +33,14 @@ type Grants struct {
 
 	mu      sync.Mutex
 	entered map[flightKey]entrance // guarded by mu
+	minted  map[flightKey]minted   // guarded by mu
+}
+
+// minted is a grant that is handed out again while it has half of its life:
+// each new one costs a signature here and one more check at every neighbour.
+type minted struct {
+	raw []byte
+	at  time.Time
 }
 
 // entrance is how a node came to its flight.
@@ -49,7 +57,7 @@ type flightKey struct {
 
 // NewGrants makes an empty one; sign is the supernode's.
 func NewGrants(sign blob.SignFunc, now func() time.Time) *Grants {
-	return &Grants{sign: sign, now: now, entered: map[flightKey]entrance{}}
+	return &Grants{sign: sign, now: now, entered: map[flightKey]entrance{}, minted: map[flightKey]minted{}}
 }
 
 // enter notes that a node showed its right to a digest.
@@ -86,6 +94,11 @@ func (g *Grants) sweepLocked() {
 			delete(g.entered, k)
 		}
 	}
+	for k, m := range g.minted {
+		if g.now().Sub(m.at) >= grantLife/2 {
+			delete(g.minted, k)
+		}
+	}
 }
 
 // Remove forgets what nodes showed, as when they are turned away.
@@ -97,11 +110,35 @@ func (g *Grants) Remove(peerIDs ...string) {
 			delete(g.entered, k)
 		}
 	}
+	for k := range g.minted {
+		if slices.Contains(peerIDs, k.peerID) {
+			delete(g.minted, k)
+		}
+	}
 }
 
-// mint makes out a grant.
+// mint makes out a grant, or gives a young one again.
 func (g *Grants) mint(k flightKey) ([]byte, error) {
-	return token.NewGrant(k.peerID, k.digest, g.now().Add(grantLife), g.sign)
+	now := g.now()
+	g.mu.Lock()
+	young, ok := g.minted[k]
+	g.mu.Unlock()
+	if ok && now.Sub(young.at) < grantLife/2 {
+		return young.raw, nil
+	}
+	raw, err := token.NewGrant(k.peerID, k.digest, now.Add(grantLife), g.sign)
+	if err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.minted) >= maxEntered {
+		g.sweepLocked()
+	}
+	if len(g.minted) < maxEntered {
+		g.minted[k] = minted{raw, now}
+	}
+	return raw, nil
 }
 
 // mayFetch reports whether a node may have a blob of this registry for a

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"net/http"
 	"net/url"
 	"slices"
@@ -238,5 +239,26 @@ func TestALateLineHearsOfRevocations(t *testing.T) {
 	line := late.watch("host-2")
 	if !line.Receive() || !slices.Equal(line.Msg().GetRevoked().GetPeerIds(), []string{bad.id()}) {
 		t.Errorf("heard %v, %v", line.Msg(), line.Err())
+	}
+}
+
+func TestAYoungGrantIsGivenAgain(t *testing.T) {
+	f := newFront(t)
+	secret := f.pushBlob("alpha/app", "secret")
+	m := f.join()
+	o := &shoalv1.Origin{Repository: "alpha/app", Token: m.pullToken("alpha/app")}
+	first := m.want(secret, o).Grant
+	f.offset.Store(int64(grantLife/2 - time.Second))
+	if again := m.want(secret, o).Grant; !bytes.Equal(again, first) {
+		t.Error("a grant with half of its life left was made anew")
+	}
+	f.offset.Store(int64(grantLife/2 + time.Second))
+	if later := m.want(secret, o).Grant; len(later) == 0 || bytes.Equal(later, first) {
+		t.Error("an old grant was given again")
+	}
+	f.offset.Store(int64(3 * grantLife))
+	f.Grants.Sweep()
+	if n := len(f.Grants.minted); n != 0 {
+		t.Errorf("%d grants are kept that nobody can use", n)
 	}
 }
