@@ -42,3 +42,13 @@ func TestMachine(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsKeptByHandStays(t *testing.T) {
+	const kept = handMark + "\n## More\n"
+	if got := byHand("# Benchmarks\n\nnumbers\n" + kept); got != kept {
+		t.Errorf("%q", got)
+	}
+	if got := byHand("# Benchmarks\n"); got != "" {
+		t.Errorf("%q of a report with nothing by hand", got)
+	}
+}

@@ -8,6 +8,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -149,7 +150,11 @@ func bench(ctx context.Context, args []string, out io.Writer) error {
 		fmt.Fprintln(out, text)
 		return nil
 	}
-	if err := os.WriteFile(*markdown, []byte(text), 0o644); err != nil {
+	old, err := os.ReadFile(*markdown)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("read what the report holds besides: %w", err)
+	}
+	if err := os.WriteFile(*markdown, []byte(text+byHand(string(old))), 0o644); err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
 	return nil

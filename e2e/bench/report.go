@@ -81,7 +81,8 @@ T* = max(F/u_seed, F/d_min, N·F/(u_seed+Σu_i)), which nothing can beat (cold, 
 well); headers alone make 1.05. Copies are the bytes that left the seed's (the upstream's) interface, in
 images. CPU is that of the engine's processes, seed and hosts, for each GiB that arrived somewhere. Memory is
 the peak of the greediest process, RssAnon in brackets. A run in which the machine's CPU was more than
-%.0f %% busy is void: it measures the machine. Of several runs the one with the median last host is shown.
+%.0f %% busy is void: it measures the machine. Of several runs the one with the median last host is shown; straight from a registry, where the links alone
+decide, it is one run.
 `, 100*maxBusy)
 	for _, s := range r.sections {
 		s.markdown(&b)
@@ -90,6 +91,17 @@ the peak of the greediest process, RssAnon in brackets. A run in which the machi
 		b.WriteString("\n" + n + "\n")
 	}
 	return b.String()
+}
+
+// handMark begins what is kept by hand at the end of the report.
+const handMark = "\n<!-- What follows is kept by hand. -->\n"
+
+// byHand is the part of an older report that is to stay.
+func byHand(old string) string {
+	if i := strings.Index(old, handMark); i >= 0 {
+		return old[i:]
+	}
+	return ""
 }
 
 func (s section) markdown(b *strings.Builder) {
