@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"os"
 	"time"
 
 	"connectrpc.com/connect"
@@ -41,6 +42,10 @@ func (a *app) deviceLogin(ctx context.Context, raw string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(login.ExpiresInSeconds)*time.Second)
 	defer cancel()
+	host, err := os.Hostname() // by which people know the session in a list
+	if err != nil {
+		host = "a host without a name"
+	}
 	pause := time.NewTicker(max(time.Duration(login.IntervalSeconds)*time.Second, shortestPause))
 	defer pause.Stop()
 	for {
@@ -49,7 +54,9 @@ func (a *app) deviceLogin(ctx context.Context, raw string) error {
 		case <-ctx.Done():
 			return fmt.Errorf("%w: nobody confirmed the login in time (%w); begin it again", errDenied, ctx.Err())
 		}
-		answer, err := logins.FinishLogin(ctx, connect.NewRequest(&shoalv1.FinishLoginRequest{Handle: login.Handle}))
+		question := connect.NewRequest(&shoalv1.FinishLoginRequest{Handle: login.Handle})
+		question.Header().Set("User-Agent", "dfget on "+host)
+		answer, err := logins.FinishLogin(ctx, question)
 		switch {
 		case connect.CodeOf(err) == connect.CodeUnavailable: // it may come back in time
 			a.say("The supernode cannot say now whether the login is confirmed; trying on.")
