@@ -85,9 +85,9 @@ func (a *app) userListCommand() *cobra.Command {
 				return a.printJSON(answer.Msg)
 			}
 			w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
-			fmt.Fprintln(w, "USER\tADMINISTRATOR\tMUST CHANGE PASSWORD\tSINCE")
+			fmt.Fprintln(w, "USER\tADMINISTRATOR\tMUST CHANGE PASSWORD\tLOGIN\tSINCE")
 			for _, u := range answer.Msg.Users {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", u.Name, yesNo(u.Admin), yesNo(u.MustChangePassword), u.Created.AsTime().Local().Format(time.DateTime))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", u.Name, yesNo(u.Admin), yesNo(u.MustChangePassword), u.Login, u.Created.AsTime().Local().Format(time.DateTime))
 			}
 			return w.Flush()
 		},

@@ -81,5 +81,9 @@ func (s userService) WhoAmI(ctx context.Context, _ *connect.Request[shoalv1.WhoA
 }
 
 func userMessage(u auth.User) *shoalv1.User {
-	return &shoalv1.User{Name: u.Name, Admin: u.Admin, MustChangePassword: u.MustChange, Created: timestamppb.New(u.Created)}
+	login := "password"
+	if u.OpenID {
+		login = "oidc"
+	}
+	return &shoalv1.User{Name: u.Name, Admin: u.Admin, MustChangePassword: u.MustChange, Created: timestamppb.New(u.Created), Login: login}
 }

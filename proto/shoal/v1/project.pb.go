@@ -1827,8 +1827,10 @@ type User struct {
 	Admin              bool                   `protobuf:"varint,2,opt,name=admin,proto3" json:"admin,omitempty"`
 	MustChangePassword bool                   `protobuf:"varint,3,opt,name=must_change_password,json=mustChangePassword,proto3" json:"must_change_password,omitempty"`
 	Created            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Where the user logs in: here with a password, or at the provider (oidc).
+	Login         string `protobuf:"bytes,5,opt,name=login,proto3" json:"login,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *User) Reset() {
@@ -1887,6 +1889,13 @@ func (x *User) GetCreated() *timestamppb.Timestamp {
 		return x.Created
 	}
 	return nil
+}
+
+func (x *User) GetLogin() string {
+	if x != nil {
+		return x.Login
+	}
+	return ""
 }
 
 type CreateUserRequest struct {
@@ -2513,12 +2522,13 @@ const file_shoal_v1_project_proto_rawDesc = "" +
 	"\x11ListRobotsRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\"=\n" +
 	"\x12ListRobotsResponse\x12'\n" +
-	"\x06robots\x18\x01 \x03(\v2\x0f.shoal.v1.RobotR\x06robots\"\x98\x01\n" +
+	"\x06robots\x18\x01 \x03(\v2\x0f.shoal.v1.RobotR\x06robots\"\xae\x01\n" +
 	"\x04User\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05admin\x18\x02 \x01(\bR\x05admin\x120\n" +
 	"\x14must_change_password\x18\x03 \x01(\bR\x12mustChangePassword\x124\n" +
-	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"Y\n" +
+	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x14\n" +
+	"\x05login\x18\x05 \x01(\tR\x05login\"Y\n" +
 	"\x11CreateUserRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bpassword\x18\x02 \x01(\tR\bpassword\x12\x14\n" +
