@@ -90,6 +90,10 @@ func (s *session) start(a *attempt, release func()) {
 			err = cause
 		}
 		cancel(nil)
+		if err == nil {
+			// Told here, since the session may end before it hears of its last pieces.
+			s.req.Got(a.link.peer, blob.PieceRange(s.size, a.piece).Len())
+		}
 		s.post(func() { s.ended(a, err) })
 	})
 }

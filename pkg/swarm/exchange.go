@@ -60,8 +60,9 @@ type FetchRequest struct {
 	// Claim reserves a piece against whoever else fills the sink. It may be
 	// nil.
 	Claim func(i int) (release func(), ok bool)
-	// Got is told the bytes of each verified piece and who sent them. It may be
-	// nil and must not block.
+	// Got is told the bytes of each verified piece and who sent them, by several
+	// goroutines at once and before Fetch returns. It may be nil and must not
+	// block.
 	Got func(peer blob.Peer, bytes int64)
 	// Grant is the leave to have this blob that is shown to peers, as of now;
 	// nil: none is.

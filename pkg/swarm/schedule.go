@@ -163,7 +163,6 @@ func (s *session) delivered(a *attempt, now time.Time, took time.Duration) {
 	s.fed(now)
 	s.pace.Add(took)
 	s.e.judge(a.link.state, func(p *policy.Peer, _ time.Time, _ *rand.Rand) { p.Delivered(took) })
-	s.req.Got(a.link.peer, blob.PieceRange(s.size, a.piece).Len())
 }
 
 // blame takes note of why an attempt brought nothing.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -181,4 +182,40 @@ func TestSeedEmitsEachPieceOnceToConcurrentClients(t *testing.T) {
 		t.Errorf("the seed handed out %v pieces of %v", got, pieces)
 	}
 	t.Logf("repeats: %v", seed.count(t, "shoal_swarm_sent_pieces_total", `"repeat"`))
+}
+
+// endsWhenFull ends the fetch as soon as the last piece is in, as a flight
+// does.
+type endsWhenFull struct {
+	*swarmtest.Blob
+	end func()
+}
+
+func (e endsWhenFull) PutPiece(i int, r io.Reader, want *blob.PieceHash) (blob.PieceHash, error) {
+	h, err := e.Blob.PutPiece(i, r, want)
+	if e.Missing().Count() == 0 {
+		e.end()
+	}
+	return h, err
+}
+
+// Every byte has a sender, the last piece's too.
+func TestEveryPieceIsTold(t *testing.T) {
+	data := make([]byte, 3<<20)
+	origin := whole(t, data)
+	seed := newNode(t, "seed", true, nil)
+	seed.hold(origin)
+	for range 5 {
+		me := newNode(t, "me", false, nil)
+		ctx, end := context.WithCancel(t.Context())
+		sink := endsWhenFull{swarmtest.New(origin.Digest(), origin.Size()), end}
+		_ = me.fetch(ctx, sink, seed.peer) // it may say that its context ended
+		end()
+		me.mu.Lock()
+		told := me.from[seed.peer.ID]
+		me.mu.Unlock()
+		if told != int64(len(data)) {
+			t.Fatalf("told of %d bytes of %d", told, len(data))
+		}
+	}
 }
