@@ -75,7 +75,7 @@ func TestScripts(t *testing.T) {
 			"exits": exits, "address": address, "start": start, "stop": stop, "ready": ready,
 			"supernode": supernode, "agent": agent, "capture": capture, "push": push, "isjson": isJSON,
 			"secret": secret, "secretfield": secretField, "token": getToken, "ask": ask, "console": consoleLogin, "page": page, "unsaid": unsaid,
-			"provider": provider, "confirm": confirm,
+			"rotate": rotate, "provider": provider, "confirm": confirm,
 		},
 	})
 }
