@@ -72,7 +72,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "address": address, "start": start, "stop": stop, "ready": ready,
+			"exits": exits, "address": address, "start": start, "halt": halt, "ready": ready,
 			"supernode": supernode, "agent": agent, "capture": capture, "push": push, "isjson": isJSON,
 			"secret": secret, "secretfield": secretField, "token": getToken, "ask": ask, "console": consoleLogin, "page": page, "unsaid": unsaid,
 			"rotate": rotate, "provider": provider, "confirm": confirm,
@@ -161,9 +161,10 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	of(ts).running[args[0]] = p
 }
 
-// stop asks a program to stop, and checks that it does so in time and well.
-func stop(ts *testscript.TestScript, neg bool, args []string) {
-	need(ts, neg, args, 1, "stop NAME")
+// halt asks a program to stop, and checks that it does so in time and well. (The
+// name stop is taken: it ends a script, and all that stands below is not run.)
+func halt(ts *testscript.TestScript, neg bool, args []string) {
+	need(ts, neg, args, 1, "halt NAME")
 	p := of(ts).running[args[0]]
 	if p == nil {
 		ts.Fatalf("%s was not started", args[0])

@@ -175,7 +175,7 @@ func (h *house) openGate(ctx context.Context) error {
 		return err
 	}
 	h.auth, err = auth.New(ctx, auth.Config{
-		Meta: h.meta, TokenKeys: tokenKeys, KeepKeys: keepTokenKeys(keys), OnKeys: h.tellKeys, MemberKey: memberKey, IDC: h.config.IDC,
+		Meta: h.meta, TokenKeys: tokenKeys, KeepKeys: keepTokenKeys(keys), OnKeys: h.tellKeys, OnPassword: h.passwordChanged, MemberKey: memberKey, IDC: h.config.IDC,
 		Issuer: "shoal/" + h.key.PeerID().String(), Service: "shoal-registry",
 		ExternalURL: scheme + "://" + h.config.names()[0], PublicNames: h.config.names(), CASHA256: pin,
 		OnRevoke: h.revoked, Audit: api.Deeds(h.audit), OnChange: h.rightsChanged, OpenID: provider, Now: time.Now, Log: h.log,
@@ -187,8 +187,10 @@ func (h *house) openGate(ctx context.Context) error {
 	if err := h.renewOwn(ctx); err != nil {
 		return err
 	}
-	_, err = h.auth.FirstLogin(ctx, h.config.AdminPassword, h.firstLogin)
-	return err
+	if _, err = h.auth.FirstLogin(ctx, h.config.AdminPassword, h.firstLogin); err != nil {
+		return err
+	}
+	return h.dropUsedLogin(ctx)
 }
 
 func (h *house) openAudit() (err error) {
@@ -209,17 +211,6 @@ func (h *house) renewOwn(ctx context.Context) error {
 		return err
 	}
 	return h.node.SetMembership(membership, h.memberKey)
-}
-
-// firstLogin leaves the one-time password where only the operator reads it.
-func (h *house) firstLogin(user, password string) error {
-	path := h.config.path("first-login")
-	text := fmt.Sprintf("user: %s\npassword: %s\n", user, password)
-	if err := durable.WriteFile(path, []byte(text), 0o600); err != nil {
-		return err
-	}
-	h.log.Info("a one-time password was made; log in and change it", "user", user, "file", path)
-	return nil
 }
 
 // openTLS decides how the registry's listener speaks and returns what join

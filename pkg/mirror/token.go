@@ -62,7 +62,8 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if is(err, ErrUnauthorized) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="shoal"`)
 	}
-	g.cfg.Log.Info("login refused", "registry", a.registry, "user", a.User, "err", err)
+	// Without the name: people type passwords there.
+	g.cfg.Log.Info("login refused", "registry", a.registry, "err", err)
 	faultOf(err, "NAME").write(w)
 }
 

@@ -59,6 +59,8 @@ type Config struct {
 	// OnChange is told of each change of rights after it was committed, one
 	// after the other. May be nil.
 	OnChange func(Change)
+	// OnPassword is told whose password is another one now. May be nil.
+	OnPassword func(user string)
 	// Audit is told of logins, sessions and changes of credentials. May be nil.
 	Audit func(context.Context, Deed)
 	// OpenID is where people may log in instead of with a password. May be nil.

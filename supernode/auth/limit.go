@@ -24,17 +24,22 @@ const (
 
 // limits slows down who guesses passwords: per user name, whether somebody
 // has that name or not, and per address (for IPv6 per /64). So that nobody
-// can lock a user out from elsewhere, a user's limit does not bind an address
-// from which that user logged in lately; the address's own does.
+// locks others out, from elsewhere or from a host that many share, neither
+// binds a user at an address from which that very user logged in lately: there
+// only the failures under this name count.
+//
+// Refresh tokens, robots' secrets and tokens are drawn at random with 256
+// bits: nobody guesses them, and nothing here slows them down.
 type limits struct {
 	mu        sync.Mutex
 	users     table                // by user name; guarded by mu
 	addresses table                // by address; guarded by mu
+	homes     table                // by user and address, of those in known; guarded by mu
 	known     map[string]time.Time // user and address of a login that succeeded → when; guarded by mu
 }
 
 func newLimits() *limits {
-	return &limits{users: table{}, addresses: table{}, known: map[string]time.Time{}}
+	return &limits{users: table{}, addresses: table{}, homes: table{}, known: map[string]time.Time{}}
 }
 
 // wait is how long user at address has to wait before a password is looked
@@ -42,11 +47,16 @@ func newLimits() *limits {
 func (l *limits) wait(user, address string, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	d := l.addresses.wait(address, now)
-	if at, ok := l.known[user+"\x00"+address]; !ok || now.Sub(at) > forgetAfter {
-		d = max(d, l.users.wait(user, now))
+	if l.atHome(user, address, now) {
+		return max(l.homes.wait(user+"\x00"+address, now), 0)
 	}
-	return max(d, 0)
+	return max(l.addresses.wait(address, now), l.users.wait(user, now), 0)
+}
+
+// atHome reports whether a user logged in lately from an address.
+func (l *limits) atHome(user, address string, now time.Time) bool { // mu is held
+	at, ok := l.known[user+"\x00"+address]
+	return ok && now.Sub(at) <= forgetAfter
 }
 
 // begin counts an attempt as failed before its outcome is known, so that many
@@ -55,6 +65,9 @@ func (l *limits) begin(user, address string, now time.Time) counted {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.users.fail(user, now, userFree, userLongest)
+	if l.atHome(user, address, now) {
+		l.homes.fail(user+"\x00"+address, now, userFree, userLongest)
+	}
 	before := l.addresses[address]
 	after := l.addresses.fail(address, now, addressFree, addrLongest)
 	return counted{before, after}
@@ -69,6 +82,7 @@ func (l *limits) succeed(user, address string, c counted, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.users, user)
+	delete(l.homes, user+"\x00"+address)
 	l.addresses.refund(address, c)
 	if len(l.known) >= maxTracked {
 		l.forgetKnown()

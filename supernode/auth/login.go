@@ -47,7 +47,7 @@ func (a *Auth) Login(r *http.Request, name, password string) (User, error) {
 	if record.Name != "" && a.passwords.proven(name, password, record.Hash, a.cfg.Now()) {
 		return record.user(), nil
 	}
-	release, err := a.passwords.slot(ctx)
+	release, err := a.passwords.slotFor(ctx, address)
 	if err != nil {
 		return User{}, err
 	}

@@ -40,6 +40,9 @@ const (
 	hashesAtOnce = 2
 	// hashesWaiting bounds those who wait for one of them.
 	hashesWaiting = 512
+	// waitingEach bounds those of one address, so that one that sends many
+	// passwords at once leaves room for others.
+	waitingEach = hashesWaiting / 4
 
 	// proofLife is for how long a password that was right need not be hashed
 	// again: a push asks for a token for each of its steps.
@@ -66,6 +69,7 @@ type passwords struct {
 	key     []byte // of the proofs, of this process only
 
 	mu          sync.Mutex
+	inLine      map[string]int              // by address, those who wait or hash; guarded by mu
 	young, aged map[[sha256.Size]byte]proof // guarded by mu
 }
 
@@ -81,7 +85,7 @@ func newPasswords(c cost) *passwords {
 	return &passwords{
 		cost: c, slots: make(chan struct{}, hashesAtOnce),
 		decoy: encodeHash(c, random[:saltBytes], random[saltBytes:saltBytes+hashBytes]),
-		key:   random[saltBytes+hashBytes:],
+		key:   random[saltBytes+hashBytes:], inLine: map[string]int{},
 	}
 }
 
@@ -124,6 +128,37 @@ func (p *passwords) slot(ctx context.Context) (release func(), err error) {
 		return func() { <-p.slots }, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait to check a password: %w", ctx.Err())
+	}
+}
+
+// slotFor is slot for somebody at an address.
+func (p *passwords) slotFor(ctx context.Context, address string) (release func(), err error) {
+	if !p.lineUp(address) {
+		return nil, errBusy
+	}
+	free, err := p.slot(ctx)
+	if err != nil {
+		p.leave(address)
+		return nil, err
+	}
+	return func() { free(); p.leave(address) }, nil
+}
+
+func (p *passwords) lineUp(address string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inLine[address] >= waitingEach {
+		return false
+	}
+	p.inLine[address]++
+	return true
+}
+
+func (p *passwords) leave(address string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inLine[address]--; p.inLine[address] <= 0 {
+		delete(p.inLine, address)
 	}
 }
 

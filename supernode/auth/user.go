@@ -17,8 +17,9 @@ import (
 
 const (
 	userPrefix = "auth/user/"
-	adminName  = "admin"
-	maxUser    = 128 // bytes
+	// FirstUser is who a fresh supernode has.
+	FirstUser = "admin"
+	maxUser   = 128 // bytes
 )
 
 var (
@@ -98,11 +99,11 @@ func (a *Auth) FirstLogin(ctx context.Context, passwordFile string, save func(us
 			return false, fmt.Errorf("draw the first password: %w", err)
 		}
 		password = strings.ToLower(base32.StdEncoding.EncodeToString(raw))
-		if err := save(adminName, password); err != nil {
+		if err := save(FirstUser, password); err != nil {
 			return false, fmt.Errorf("keep the first password: %w", err)
 		}
 	}
-	if err := a.createUser(ctx, adminName, password, true, passwordFile == ""); err != nil {
+	if err := a.createUser(ctx, FirstUser, password, true, passwordFile == ""); err != nil {
 		return false, fmt.Errorf("make the first user: %w", err)
 	}
 	return true, nil
@@ -256,6 +257,9 @@ func (a *Auth) setPassword(ctx context.Context, name, password string, mustChang
 	})
 	if err != nil {
 		return fmt.Errorf("set the password of %s: %w", name, err)
+	}
+	if a.cfg.OnPassword != nil {
+		a.cfg.OnPassword(name)
 	}
 	return nil
 }
