@@ -66,18 +66,8 @@ func serveCommand() *cobra.Command {
 }
 
 func configCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Show the configuration"}
-	cmd.AddCommand(&cobra.Command{
-		Use:     "print",
-		Short:   "Print every key with its default and what it does, as a file for --config",
-		Example: "  dfagent config print > agent.yaml",
-		Args:    settings.Args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c := defaults()
-			return settings.Print(cmd.OutOrStdout(), &c)
-		},
-	})
-	return cmd
+	c := defaults()
+	return settings.Command("dfagent", "agent.yaml", &c)
 }
 
 func statusCommand() *cobra.Command {
