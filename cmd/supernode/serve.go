@@ -200,7 +200,7 @@ func (h *house) keepHouse(ctx context.Context) error {
 		case now := <-sweep.C:
 			h.tracker.Sweep(now)
 			h.grants.Sweep()
-			err = errors.Join(h.auth.Sweep(ctx), h.registry.NotePulls(ctx))
+			err = errors.Join(h.auth.Sweep(ctx), h.registry.NotePulls(ctx), h.makeRoom(ctx))
 		case <-renewal.C:
 			err = h.renewOwn(ctx)
 		case <-garbage:
@@ -210,6 +210,12 @@ func (h *house) keepHouse(ctx context.Context) error {
 			h.log.Error("housekeeping failed; it is tried again", "error", err)
 		}
 	}
+}
+
+// makeRoom ends uploads that rest while the disk is full.
+func (h *house) makeRoom(ctx context.Context) error {
+	_, err := h.registry.MakeRoom(ctx)
+	return err
 }
 
 // listen opens every address of the supernode.

@@ -22,7 +22,15 @@ var (
 	bucketValues = []byte("values") // key → 8 bytes of revision, data
 	bucketState  = []byte("state")
 	keyRevision  = []byte("revision")
+	keyFormat    = []byte("format")
 )
+
+// format numbers what the keys and records in the file mean. It grows when a
+// supernode of before would misread what one of now writes.
+const format = 1
+
+// ErrFormat is wrapped when a file was written in a way that is not known here.
+var ErrFormat = errors.New("the format of the metadata is not known")
 
 const (
 	// openPatience is how long OpenBolt waits for another process's lock.
@@ -83,7 +91,7 @@ func OpenBolt(path string) (*Bolt, error) {
 		if raw := state.Get(keyRevision); len(raw) == 8 {
 			b.revision = Revision(binary.BigEndian.Uint64(raw))
 		}
-		return nil
+		return checkFormat(state)
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare metadata %s: %w", path, err), db.Close())
@@ -95,6 +103,22 @@ func OpenBolt(path string) (*Bolt, error) {
 	b.history = newHistory(b.revision)
 	go b.write()
 	return b, nil
+}
+
+// checkFormat refuses a file of another format. One without a number is new, or
+// of the time before there were numbers, which is format 1.
+func checkFormat(state *bolt.Bucket) error {
+	raw := state.Get(keyFormat)
+	if raw == nil {
+		return state.Put(keyFormat, binary.BigEndian.AppendUint64(nil, format))
+	}
+	if len(raw) != 8 {
+		return fmt.Errorf("%w: its number is damaged; restore a backup", ErrFormat)
+	}
+	if got := binary.BigEndian.Uint64(raw); got != format {
+		return fmt.Errorf("%w: it is %d, and this supernode reads %d; run the version of the supernode that wrote it, or restore a backup from before that one", ErrFormat, got, format)
+	}
+	return nil
 }
 
 // Commit implements Store.

@@ -54,6 +54,15 @@ func OpenFiles(dir string) (*Files, error) {
 // Close lets the folder go. Open objects stay readable.
 func (f *Files) Close() error { return f.root.Close() }
 
+// Room implements Roomer.
+func (f *Files) Room() (free, total int64, err error) {
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(f.root.Name(), &disk); err != nil {
+		return 0, 0, fmt.Errorf("look how much room there is for objects: %w", err)
+	}
+	return int64(disk.Bavail) * int64(disk.Bsize), int64(disk.Blocks) * int64(disk.Bsize), nil //nolint:unconvert // other types on other systems
+}
+
 func newKey() string {
 	var raw [keyLength / 2]byte
 	rand.Read(raw[:])

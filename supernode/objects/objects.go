@@ -86,6 +86,12 @@ type Store interface {
 	Uploads(ctx context.Context) ([]Info, error)
 }
 
+// Roomer is what a Store may offer beside: how many bytes its disk has left for
+// us, and how many it has in all.
+type Roomer interface {
+	Room() (free, total int64, err error)
+}
+
 // validKey tells a key or ID of this package from anything else, so that a
 // name never becomes a path.
 func validKey(key string) bool {

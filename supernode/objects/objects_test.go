@@ -87,3 +87,14 @@ func TestFilesArePrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestFilesKnowTheirRoom(t *testing.T) {
+	f, err := objects.OpenFiles(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if free, total, err := objects.Roomer(f).Room(); err != nil || free < 0 || total < free || total < 1<<20 {
+		t.Errorf("%d of %d bytes are free, %v", free, total, err)
+	}
+}

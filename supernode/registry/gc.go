@@ -9,7 +9,6 @@ import (
 
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/supernode/meta"
-	"github.com/shoalproject/shoal/supernode/objects"
 )
 
 // GCReport counts what a collection took away.
@@ -60,51 +59,6 @@ func unlessOvertaken(err error) (bool, error) {
 		return true, nil
 	}
 	return err != nil, err
-}
-
-// collectUploads ends the sessions that rested too long, and half-written
-// objects that no session knows.
-func (g *Registry) collectUploads(ctx context.Context, report *GCReport) error {
-	before := g.Now().Add(-g.UploadTTL)
-	known := map[string]bool{}
-	for v, err := range meta.Scan(ctx, g.Meta, keyUpload("")) {
-		var record uploadRecord
-		if err == nil {
-			err = decode(v, &record)
-		}
-		if err != nil {
-			return err
-		}
-		known[record.Object] = true
-		if record.Touched.After(before) {
-			continue
-		}
-		if err := g.Objects.Discard(ctx, record.Object); errors.Is(err, objects.ErrBusy) {
-			continue
-		} else if err != nil {
-			return err
-		}
-		_, err = g.Meta.Commit(ctx, []meta.Compare{{Key: v.Key, Revision: v.Revision}}, []meta.Op{meta.Delete(v.Key)})
-		if skip, err := unlessOvertaken(err); err != nil {
-			return err
-		} else if !skip {
-			report.Uploads++
-		}
-	}
-	infos, err := g.Objects.Uploads(ctx)
-	if err != nil {
-		return err
-	}
-	for _, info := range infos {
-		if known[info.Key] || info.Modified.After(before) {
-			continue
-		}
-		if err := g.Objects.Discard(ctx, info.Key); err != nil && !errors.Is(err, objects.ErrBusy) {
-			return err
-		}
-		report.Uploads++
-	}
-	return nil
 }
 
 func (g *Registry) collectRepositories(ctx context.Context, report *GCReport) error {
