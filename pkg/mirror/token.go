@@ -30,6 +30,11 @@ type ask struct {
 
 func (a ask) anonymous() bool { return a.User == "" && a.RefreshToken == "" }
 
+// guessable tells passwords, which people choose, from refresh tokens, which
+// are drawn at random: who tries wrong ones of these learns nothing, and must
+// not slow the readers of the same host down.
+func (a ask) guessable() bool { return a.User != "" && a.RefreshToken == "" }
+
 // ServeHTTP answers /token: GET with Basic (docker, skopeo, crane) or POST of
 // a form (containerd). Source: the Docker token and OAuth2 specifications.
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -41,7 +46,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	now := g.cfg.Now()
 	key := a.User + "\x00" + remoteHost(r)
-	if wait := g.attempts.waiting(key, now); wait > 0 {
+	if wait := g.attempts.waiting(key, now); wait > 0 && a.guessable() {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 		fault{http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many failed logins; wait"}.write(w)
 		return
@@ -49,13 +54,13 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer, err := g.answer(r.Context(), a)
 	switch {
 	case err == nil:
-		if !a.anonymous() {
+		if a.guessable() {
 			g.attempts.succeed(key)
 		}
 		writeToken(w, answer, now)
 		return
 	case is(err, ErrUnauthorized), errors.Is(err, errNotLately):
-		if !a.anonymous() {
+		if a.guessable() {
 			g.attempts.fail(key, now)
 		}
 	}
