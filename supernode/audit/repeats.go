@@ -16,7 +16,13 @@ const many = "(many)"
 type kind struct {
 	subject, action, object, project, from, reason string
 	allowed                                        bool
+	// by is who saw it, where that is not the supernode: what an agent decided
+	// on its own and what the supernode did are two things.
+	by string
 }
+
+// byDetail is the detail that says by whom.
+const byDetail = "by"
 
 // kindOf tells what strangers do apart by action and address alone: what they
 // name is theirs to vary.
@@ -24,13 +30,17 @@ func kindOf(e Event) kind {
 	if e.Subject == Unknown {
 		return kind{subject: Unknown, action: e.Action, from: e.From, allowed: e.Allowed}
 	}
-	return kind{e.Subject, e.Action, e.Object, e.Project, e.From, e.Reason, e.Allowed}
+	return kind{e.Subject, e.Action, e.Object, e.Project, e.From, e.Reason, e.Allowed, e.Detail[byDetail]}
 }
 
 func (k kind) event() Event {
-	return Event{
+	e := Event{
 		Subject: k.subject, Action: k.action, Object: k.object, Project: k.project, From: k.from, Reason: k.reason, Allowed: k.allowed,
 	}
+	if k.by != "" {
+		e.Detail = map[string]string{byDetail: k.by}
+	}
+	return e
 }
 
 // repeats counts events of one kind within a window that begins with the
