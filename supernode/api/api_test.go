@@ -69,6 +69,7 @@ type front struct {
 	public    *httptest.Server
 	members   net.Listener
 	password  string // of admin
+	tap       *wiretap
 }
 
 func (f *front) now() time.Time { return time.Now().Add(time.Duration(f.offset.Load())) }
@@ -94,7 +95,10 @@ func newFrontWith(t *testing.T, change func(*auth.Config)) *front {
 		t: t, key: newKey(t), stopping: make(chan struct{}),
 		outside: &outside{digest: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", asked: make(chan blob.Origin, 16)},
 	}
-	log := slog.New(slog.DiscardHandler)
+	f.tap = &wiretap{secrets: map[string]bool{}}
+	log := slog.New(slog.NewTextHandler(f.tap, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	kept := filepath.Join(t.TempDir(), "audit")
+	t.Cleanup(func() { f.tap.check(t, kept) }) // the last of all
 	memberKey, err := identity.LoadOrCreateMemberKey(t.TempDir())
 	tokenKeys, err2 := token.NewRing(token.SigningKey{Private: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))})
 	store, err3 := meta.OpenBolt(filepath.Join(t.TempDir(), "meta.db"))
@@ -114,7 +118,7 @@ func newFrontWith(t *testing.T, change func(*auth.Config)) *front {
 		Ready:  telemetry.Alive, Stopping: f.stopping, Now: f.now, Log: log,
 	}
 	f.Audit, err = audit.Open(audit.Config{
-		Dir: filepath.Join(t.TempDir(), "audit"), Sign: f.key.Sign, Verify: identity.NewTrust(f.key.PeerID().String()).Verify, Now: f.now, Log: log,
+		Dir: kept, Sign: f.key.Sign, Verify: identity.NewTrust(f.key.PeerID().String()).Verify, Now: f.now, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -174,7 +178,7 @@ func (f *front) listen() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.public.Config.Handler = handler
+	f.public.Config.Handler = f.tap.overhear(handler)
 	f.public.Start()
 	f.t.Cleanup(f.public.Close)
 	f.members = f.serveMembers(f.Node.Listener)
@@ -187,7 +191,7 @@ func (f *front) serveMembers(secure func(net.Listener) net.Listener) net.Listene
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	server := swarm.HTTPServer(Members(f.Config))
+	server := swarm.HTTPServer(f.tap.overhear(Members(f.Config)))
 	server.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	go server.Serve(secure(l))
 	f.t.Cleanup(func() { server.Close() })

@@ -180,6 +180,7 @@ func TestCallEvents(t *testing.T) {
 		"server revoked":  {"RevokeServer", &shoalv1.RevokeServerRequest{PeerId: "12D3"}, audit.Event{Action: "server.revoke", Object: "node:12D3"}},
 		"join token":      {"CreateJoinToken", &shoalv1.CreateJoinTokenRequest{Pool: "web", Uses: 3, TtlSeconds: 60}, audit.Event{Action: "join-token.create", Object: "pool:web", Detail: map[string]string{"uses": "3", "ttl_seconds": "60"}}},
 		"prewarm":         {"Prewarm", &shoalv1.PrewarmRequest{Images: []string{"a", "b"}}, audit.Event{Action: "supernode.prewarm", Object: "image:a b"}},
+		"session ended":   {"RevokeSession", &shoalv1.RevokeSessionRequest{Id: "abc"}, audit.Event{Action: "session.revoke", Object: "session:abc"}},
 		"projects listed": {"ListProjects", &shoalv1.ListProjectsRequest{}, audit.Event{Action: "projects.list", Often: true}},
 		"nothing known":   {"Backup", nil, audit.Event{Action: "supernode.backup"}},
 	} {

@@ -132,9 +132,9 @@ func refused(err error) bool {
 // looked at, so that a field with a secret has to be named here to leak.
 var toldFields = map[protoreflect.Name]bool{
 	"admin": true, "all": true, "count": true, "developers_delete": true, "digest": true, "disabled": true, "dry_run": true,
-	"everybody": true, "id": true, "images": true, "immutable_tags": true, "keep": true, "keep_days": true, "keep_last": true, "name": true, "peer_id": true,
-	"permissions": true, "pool": true, "project": true, "public": true, "quota_bytes": true, "repositories": true, "role": true,
-	"servers": true, "sign_after_seconds": true, "ttl_seconds": true, "user": true, "uses": true,
+	"everybody": true, "id": true, "images": true, "immutable_tags": true, "keep": true, "keep_days": true, "keep_last": true,
+	"name": true, "peer_id": true, "permissions": true, "pool": true, "project": true, "public": true, "quota_bytes": true,
+	"repositories": true, "role": true, "servers": true, "sign_after_seconds": true, "ttl_seconds": true, "user": true, "uses": true,
 }
 
 // callEvent says what a call did to what. Reading is done often.
@@ -152,7 +152,7 @@ func callEvent(method string, request any) audit.Event {
 		delete(told, "name")
 	}
 	e.Project = told["project"]
-	for _, of := range [][2]string{{"id", "session"}, {"user", "user"}, {"peer_id", "node"}, {"name", thing}, {"images", "image"}, {"project", "project"}, {"pool", "pool"}} {
+	for _, of := range [][2]string{{"id", "session"}, {"id", thing}, {"user", "user"}, {"peer_id", "node"}, {"name", thing}, {"images", "image"}, {"project", "project"}, {"pool", "pool"}} {
 		if value := told[of[0]]; value != "" {
 			e.Object = of[1] + ":" + value
 			delete(told, of[0])
