@@ -61,16 +61,20 @@ func TestRefusalsAndWhatIsOftenDoneAreCounted(t *testing.T) {
 		d.Record(often)
 		d.Record(event(1)) // never summed up
 	}
+	told := often
+	told.Detail = map[string]string{byDetail: "node:1", "reader": "127.0.0.1"}
+	d.Record(told)
+	d.Record(told)
 	other := denied
 	other.Object = "demo/app:v2"
 	d.Record(other)
-	if rows := d.search(Query{}); len(rows) != 13 {
+	if rows := d.search(Query{}); len(rows) != 14 {
 		t.Fatalf("%d rows, want the first of each kind and 10 pushes", len(rows))
 	}
 	d.again(func(string) {}) // the end of the program ends the windows
 	rows := d.search(Query{Object: "demo/app:v1"})
-	if len(rows) != 14 || rows[0].More != 9 || rows[1].More != 9 || rows[0].Allowed == rows[1].Allowed {
-		t.Errorf("%d rows, %+v", len(rows), rows[:2])
+	if len(rows) != 16 || rows[0].More != 1 || rows[0].Detail[byDetail] != "node:1" || rows[1].More != 9 || rows[2].More != 9 || rows[1].Allowed == rows[2].Allowed {
+		t.Errorf("%d rows, %+v", len(rows), rows[:3])
 	}
 }
 
