@@ -176,7 +176,7 @@ type table struct {
 // on such a machine, and the library is compared at 40.
 var fullTables = []table{
 	{"One image of four layers", "4,8,16", 100, 4, 32, "direct,exchange,exchange-cold", 3},
-	{"The same image over slower links", "16", 50, 4, 32, "exchange,exchange-cold", 3},
+	{"The same image over slower links", "16", 40, 4, 32, "exchange,exchange-cold", 2},
 	{"One blob, beside the torrent engine", "4,8,16", 40, 1, 64, "direct,torrent-defaults,torrent,exchange", 1},
 	{"A host that goes silent half way", "8", 40, 4, 16, "exchange,frozen", 3},
 	{"A layer of 1 GiB: memory", "4", 250, 1, 1024, "exchange", 1},
