@@ -85,6 +85,11 @@ func TestUpstreamLies(t *testing.T) {
 	if err != nil && strings.Contains(err.Error(), "wrong bytes") {
 		t.Error("a lie was cached")
 	}
+	// That host may have begun to answer, since it knew the size; who asks
+	// again is told at once.
+	if _, err := h.pull(h.ctx, h.agents[1], fromUpstream); err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("asked again within the minute: %v, want a 404", err)
+	}
 }
 
 // TestUpstreamIsPrivate: what upstream refuses to anonymous readers is

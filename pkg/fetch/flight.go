@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"slices"
 	"sync"
@@ -180,8 +181,28 @@ func (fl *flight) note(err error) {
 		fl.f.refusals.refuted(fl.digest, err)
 		fl.f.metrics.mismatches.Inc()
 		log.Error("blob refuted", "err", err)
+	case errors.Is(err, ErrNotFound):
+		fl.noteMissing(err)
+		log.Warn("blob not fetched", "err", err)
 	default:
 		log.Warn("blob not fetched", "err", err)
+	}
+}
+
+// noteMissing remembers the tracker's word that an outside registry does not
+// have the blob, or has other bytes under its digest, so that whoever asks next
+// hears it before an answer has begun. What is not in the own registry may be
+// pushed there any moment.
+func (fl *flight) noteMissing(err error) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if r := fl.scouted.refused; r == nil || r.Status != http.StatusNotFound {
+		return
+	}
+	for _, l := range fl.leads {
+		if l.origin.Ref.Registry != "" {
+			fl.f.refusals.missing(fl.digest, l.origin, err)
+		}
 	}
 }
 

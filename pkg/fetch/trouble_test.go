@@ -226,3 +226,39 @@ func TestASizeThatIsWrongIsNotBelievedAgain(t *testing.T) {
 		}
 	})
 }
+
+// What the tracker says is not to be had outside is not begun again for a
+// while; of the own registry it is asked each time, since somebody may push.
+func TestTheTrackersNoIsRemembered(t *testing.T) {
+	for name, c := range map[string]struct {
+		ref    blob.Ref
+		asked2 bool // the second reader's question goes to the tracker again
+	}{
+		"of a registry outside": {outside, false},
+		"of the own registry":   {blob.Ref{Repository: "demo/app"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world, cfg *fetch.Config) {
+				crowd(w, cfg)
+				cfg.Swarm = nil
+				w.tracker.Answer = blob.Neighbours{RefusedStatus: 404, RefusedReason: "other bytes"}
+			}, func(w *world) {
+				req := w.request()
+				req.Ref = c.ref
+				for range 2 {
+					if err := w.read(req, blob.Range{End: -1}); !errors.Is(err, fetch.ErrNotFound) {
+						t.Fatalf("got %v", err)
+					}
+					synctest.Wait()
+				}
+				if again := w.tracker.Asked() > 1; again != c.asked2 {
+					t.Errorf("the tracker was asked %d times", w.tracker.Asked())
+				}
+				<-time.After(time.Minute)
+				if err := w.read(req, blob.Range{End: -1}); !errors.Is(err, fetch.ErrNotFound) || w.tracker.Asked() < 2 {
+					t.Errorf("after a minute: %v, asked %d times", err, w.tracker.Asked())
+				}
+			})
+		})
+	}
+}
