@@ -1209,6 +1209,10 @@ type Order struct {
 	//	*Order_Idle
 	//	*Order_RightsChanged
 	//	*Order_Renew
+	//	*Order_ApplyProfile
+	//	*Order_Desired
+	//	*Order_ReadLog
+	//	*Order_Cancel
 	What          isOrder_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1303,6 +1307,42 @@ func (x *Order) GetRenew() *Renew {
 	return nil
 }
 
+func (x *Order) GetApplyProfile() *ApplyProfile {
+	if x != nil {
+		if x, ok := x.What.(*Order_ApplyProfile); ok {
+			return x.ApplyProfile
+		}
+	}
+	return nil
+}
+
+func (x *Order) GetDesired() *Desired {
+	if x != nil {
+		if x, ok := x.What.(*Order_Desired); ok {
+			return x.Desired
+		}
+	}
+	return nil
+}
+
+func (x *Order) GetReadLog() *ReadLog {
+	if x != nil {
+		if x, ok := x.What.(*Order_ReadLog); ok {
+			return x.ReadLog
+		}
+	}
+	return nil
+}
+
+func (x *Order) GetCancel() *Cancel {
+	if x != nil {
+		if x, ok := x.What.(*Order_Cancel); ok {
+			return x.Cancel
+		}
+	}
+	return nil
+}
+
 type isOrder_What interface {
 	isOrder_What()
 }
@@ -1329,6 +1369,22 @@ type Order_Renew struct {
 	Renew *Renew `protobuf:"bytes,6,opt,name=renew,proto3,oneof"`
 }
 
+type Order_ApplyProfile struct {
+	ApplyProfile *ApplyProfile `protobuf:"bytes,7,opt,name=apply_profile,json=applyProfile,proto3,oneof"`
+}
+
+type Order_Desired struct {
+	Desired *Desired `protobuf:"bytes,8,opt,name=desired,proto3,oneof"`
+}
+
+type Order_ReadLog struct {
+	ReadLog *ReadLog `protobuf:"bytes,9,opt,name=read_log,json=readLog,proto3,oneof"`
+}
+
+type Order_Cancel struct {
+	Cancel *Cancel `protobuf:"bytes,10,opt,name=cancel,proto3,oneof"`
+}
+
 func (*Order_Prewarm) isOrder_What() {}
 
 func (*Order_Revoked) isOrder_What() {}
@@ -1338,6 +1394,14 @@ func (*Order_Idle) isOrder_What() {}
 func (*Order_RightsChanged) isOrder_What() {}
 
 func (*Order_Renew) isOrder_What() {}
+
+func (*Order_ApplyProfile) isOrder_What() {}
+
+func (*Order_Desired) isOrder_What() {}
+
+func (*Order_ReadLog) isOrder_What() {}
+
+func (*Order_Cancel) isOrder_What() {}
 
 // Renew asks the node to renew soon: the welcome has changed.
 type Renew struct {
@@ -1762,7 +1826,7 @@ var File_shoal_v1_node_proto protoreflect.FileDescriptor
 
 const file_shoal_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x13shoal/v1/node.proto\x12\bshoal.v1\"t\n" +
+	"\x13shoal/v1/node.proto\x12\bshoal.v1\x1a\x13shoal/v1/host.proto\"t\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1d\n" +
 	"\n" +
@@ -1865,14 +1929,19 @@ const file_shoal_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"swarm_addr\x18\x03 \x01(\tR\tswarmAddr\x12\x1b\n" +
 	"\tp2p_addrs\x18\x04 \x03(\tR\bp2pAddrs\x12\x1a\n" +
-	"\binstance\x18\x05 \x01(\tR\binstance\"\x8e\x02\n" +
+	"\binstance\x18\x05 \x01(\tR\binstance\"\xd8\x03\n" +
 	"\x05Order\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12-\n" +
 	"\aprewarm\x18\x02 \x01(\v2\x11.shoal.v1.PrewarmH\x00R\aprewarm\x12-\n" +
 	"\arevoked\x18\x03 \x01(\v2\x11.shoal.v1.RevokedH\x00R\arevoked\x12$\n" +
 	"\x04idle\x18\x04 \x01(\v2\x0e.shoal.v1.IdleH\x00R\x04idle\x12@\n" +
 	"\x0erights_changed\x18\x05 \x01(\v2\x17.shoal.v1.RightsChangedH\x00R\rrightsChanged\x12'\n" +
-	"\x05renew\x18\x06 \x01(\v2\x0f.shoal.v1.RenewH\x00R\x05renewB\x06\n" +
+	"\x05renew\x18\x06 \x01(\v2\x0f.shoal.v1.RenewH\x00R\x05renew\x12=\n" +
+	"\rapply_profile\x18\a \x01(\v2\x16.shoal.v1.ApplyProfileH\x00R\fapplyProfile\x12-\n" +
+	"\adesired\x18\b \x01(\v2\x11.shoal.v1.DesiredH\x00R\adesired\x12.\n" +
+	"\bread_log\x18\t \x01(\v2\x11.shoal.v1.ReadLogH\x00R\areadLog\x12*\n" +
+	"\x06cancel\x18\n" +
+	" \x01(\v2\x10.shoal.v1.CancelH\x00R\x06cancelB\x06\n" +
 	"\x04what\"\a\n" +
 	"\x05Renew\"+\n" +
 	"\x04Idle\x12#\n" +
@@ -1953,6 +2022,10 @@ var file_shoal_v1_node_proto_goTypes = []any{
 	(*Prewarm)(nil),          // 22: shoal.v1.Prewarm
 	(*ProgressRequest)(nil),  // 23: shoal.v1.ProgressRequest
 	(*ProgressResponse)(nil), // 24: shoal.v1.ProgressResponse
+	(*ApplyProfile)(nil),     // 25: shoal.v1.ApplyProfile
+	(*Desired)(nil),          // 26: shoal.v1.Desired
+	(*ReadLog)(nil),          // 27: shoal.v1.ReadLog
+	(*Cancel)(nil),           // 28: shoal.v1.Cancel
 }
 var file_shoal_v1_node_proto_depIdxs = []int32{
 	3,  // 0: shoal.v1.JoinResponse.welcome:type_name -> shoal.v1.Welcome
@@ -1969,23 +2042,27 @@ var file_shoal_v1_node_proto_depIdxs = []int32{
 	19, // 11: shoal.v1.Order.idle:type_name -> shoal.v1.Idle
 	20, // 12: shoal.v1.Order.rights_changed:type_name -> shoal.v1.RightsChanged
 	18, // 13: shoal.v1.Order.renew:type_name -> shoal.v1.Renew
-	1,  // 14: shoal.v1.JoinService.Join:input_type -> shoal.v1.JoinRequest
-	6,  // 15: shoal.v1.NodeService.Renew:input_type -> shoal.v1.RenewRequest
-	9,  // 16: shoal.v1.NodeService.Announce:input_type -> shoal.v1.AnnounceRequest
-	14, // 17: shoal.v1.NodeService.Report:input_type -> shoal.v1.ReportRequest
-	16, // 18: shoal.v1.NodeService.Watch:input_type -> shoal.v1.WatchRequest
-	23, // 19: shoal.v1.NodeService.Progress:input_type -> shoal.v1.ProgressRequest
-	2,  // 20: shoal.v1.JoinService.Join:output_type -> shoal.v1.JoinResponse
-	7,  // 21: shoal.v1.NodeService.Renew:output_type -> shoal.v1.RenewResponse
-	11, // 22: shoal.v1.NodeService.Announce:output_type -> shoal.v1.AnnounceResponse
-	15, // 23: shoal.v1.NodeService.Report:output_type -> shoal.v1.ReportResponse
-	17, // 24: shoal.v1.NodeService.Watch:output_type -> shoal.v1.Order
-	24, // 25: shoal.v1.NodeService.Progress:output_type -> shoal.v1.ProgressResponse
-	20, // [20:26] is the sub-list for method output_type
-	14, // [14:20] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	25, // 14: shoal.v1.Order.apply_profile:type_name -> shoal.v1.ApplyProfile
+	26, // 15: shoal.v1.Order.desired:type_name -> shoal.v1.Desired
+	27, // 16: shoal.v1.Order.read_log:type_name -> shoal.v1.ReadLog
+	28, // 17: shoal.v1.Order.cancel:type_name -> shoal.v1.Cancel
+	1,  // 18: shoal.v1.JoinService.Join:input_type -> shoal.v1.JoinRequest
+	6,  // 19: shoal.v1.NodeService.Renew:input_type -> shoal.v1.RenewRequest
+	9,  // 20: shoal.v1.NodeService.Announce:input_type -> shoal.v1.AnnounceRequest
+	14, // 21: shoal.v1.NodeService.Report:input_type -> shoal.v1.ReportRequest
+	16, // 22: shoal.v1.NodeService.Watch:input_type -> shoal.v1.WatchRequest
+	23, // 23: shoal.v1.NodeService.Progress:input_type -> shoal.v1.ProgressRequest
+	2,  // 24: shoal.v1.JoinService.Join:output_type -> shoal.v1.JoinResponse
+	7,  // 25: shoal.v1.NodeService.Renew:output_type -> shoal.v1.RenewResponse
+	11, // 26: shoal.v1.NodeService.Announce:output_type -> shoal.v1.AnnounceResponse
+	15, // 27: shoal.v1.NodeService.Report:output_type -> shoal.v1.ReportResponse
+	17, // 28: shoal.v1.NodeService.Watch:output_type -> shoal.v1.Order
+	24, // 29: shoal.v1.NodeService.Progress:output_type -> shoal.v1.ProgressResponse
+	24, // [24:30] is the sub-list for method output_type
+	18, // [18:24] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_shoal_v1_node_proto_init() }
@@ -1993,12 +2070,17 @@ func file_shoal_v1_node_proto_init() {
 	if File_shoal_v1_node_proto != nil {
 		return
 	}
+	file_shoal_v1_host_proto_init()
 	file_shoal_v1_node_proto_msgTypes[16].OneofWrappers = []any{
 		(*Order_Prewarm)(nil),
 		(*Order_Revoked)(nil),
 		(*Order_Idle)(nil),
 		(*Order_RightsChanged)(nil),
 		(*Order_Renew)(nil),
+		(*Order_ApplyProfile)(nil),
+		(*Order_Desired)(nil),
+		(*Order_ReadLog)(nil),
+		(*Order_Cancel)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
