@@ -111,6 +111,9 @@ func (c Config) routes() ([]route, error) {
 	_, audits := shoalv1connect.NewAuditServiceHandler(auditService{c}, c.recorded())
 	_, logins := shoalv1connect.NewLoginServiceHandler(loginService{c}, connect.WithReadMaxBytes(maxJoin))
 	_, sessions := shoalv1connect.NewSessionServiceHandler(sessionService{c}, c.recorded())
+	_, inventory := shoalv1connect.NewInventoryServiceHandler(inventoryService{Config: c}, c.recorded())
+	_, placements := shoalv1connect.NewPlacementServiceHandler(placementService{Config: c}, c.recorded())
+	_, costs := shoalv1connect.NewCostServiceHandler(costService{Config: c}, c.recorded())
 	out := []route{
 		{"/v2/", c.registryRecorded()},
 		{"POST /api/shoal.v1.JoinService/", http.StripPrefix("/api", join)},
@@ -121,6 +124,9 @@ func (c Config) routes() ([]route, error) {
 		{"/api/shoal.v1.AuditService/", http.StripPrefix("/api", c.usersOnly(audits))},
 		{"POST /api/shoal.v1.LoginService/", http.StripPrefix("/api", c.strangers(logins))},
 		{"/api/shoal.v1.SessionService/", http.StripPrefix("/api", c.usersOnly(sessions))},
+		{"/api/shoal.v1.InventoryService/", http.StripPrefix("/api", c.usersOnly(inventory))},
+		{"/api/shoal.v1.PlacementService/", http.StripPrefix("/api", c.usersOnly(placements))},
+		{"/api/shoal.v1.CostService/", http.StripPrefix("/api", c.usersOnly(costs))},
 		{"/token", http.HandlerFunc(c.Auth.ServeToken)},
 		{"GET /.well-known/jwks.json", http.HandlerFunc(c.Auth.ServeJWKS)},
 		{"GET /healthz", http.HandlerFunc(telemetry.Alive)},
@@ -153,9 +159,11 @@ func Public(c Config) (http.Handler, error) {
 func Members(c Config) http.Handler {
 	_, node := shoalv1connect.NewNodeServiceHandler(nodeService{c}, connect.WithReadMaxBytes(maxMessage))
 	_, told := shoalv1connect.NewMirrorAuditServiceHandler(mirrorAuditService{c}, connect.WithReadMaxBytes(maxMessage))
+	_, host := shoalv1connect.NewHostServiceHandler(hostService{Config: c}, connect.WithReadMaxBytes(maxMessage))
 	mux := http.NewServeMux()
 	mux.Handle("/swarm/v1/", c.Pieces)
 	mux.Handle("/shoal.v1.NodeService/", c.membersOnly(node))
+	mux.Handle("/shoal.v1.HostService/", c.membersOnly(host))
 	mux.Handle("/shoal.v1.MirrorAuditService/", c.membersOnly(told))
 	mux.Handle("GET /v2/", c.membersOnly(c.registryRecorded()))
 	mux.Handle("POST /token", c.membersOnly(http.HandlerFunc(c.Auth.ServeToken)))

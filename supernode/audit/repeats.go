@@ -5,7 +5,7 @@ import "time"
 const (
 	// maxStrangers and maxKinds bound the kinds of events that are told apart at
 	// once; of those beyond, only action and outcome are.
-	maxStrangers = 64
+	maxStrangers = 256
 	maxKinds     = 4096
 )
 

@@ -89,15 +89,16 @@ type Update struct {
 
 // Fleet holds the lines to the hosts.
 type Fleet struct {
-	mu     sync.Mutex
-	lines  map[string]*Line         // guarded by mu, by peer ID
-	orders map[string]chan<- Update // guarded by mu, by order ID + peer ID
-	lives  map[string]*lives        // guarded by mu, by peer ID
+	mu        sync.Mutex
+	lines     map[string]*Line         // guarded by mu, by peer ID
+	orders    map[string]chan<- Update // guarded by mu, by order ID + peer ID
+	questions map[string]*question     // guarded by mu, by order ID + peer ID
+	lives     map[string]*lives        // guarded by mu, by peer ID
 }
 
 // New makes an empty fleet.
 func New() *Fleet {
-	return &Fleet{lines: map[string]*Line{}, orders: map[string]chan<- Update{}, lives: map[string]*lives{}}
+	return &Fleet{lines: map[string]*Line{}, orders: map[string]chan<- Update{}, questions: map[string]*question{}, lives: map[string]*lives{}}
 }
 
 // Line is the open line to one host.

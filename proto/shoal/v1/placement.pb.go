@@ -1263,7 +1263,7 @@ func (x *UpdatePlacementRequest) GetDeadlineSeconds() int64 {
 	return 0
 }
 
-type RollBackPlacementRequest struct {
+type RevertPlacementRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// 0 is the one before.
@@ -1272,20 +1272,20 @@ type RollBackPlacementRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *RollBackPlacementRequest) Reset() {
-	*x = RollBackPlacementRequest{}
+func (x *RevertPlacementRequest) Reset() {
+	*x = RevertPlacementRequest{}
 	mi := &file_shoal_v1_placement_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *RollBackPlacementRequest) String() string {
+func (x *RevertPlacementRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*RollBackPlacementRequest) ProtoMessage() {}
+func (*RevertPlacementRequest) ProtoMessage() {}
 
-func (x *RollBackPlacementRequest) ProtoReflect() protoreflect.Message {
+func (x *RevertPlacementRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_shoal_v1_placement_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1297,19 +1297,19 @@ func (x *RollBackPlacementRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use RollBackPlacementRequest.ProtoReflect.Descriptor instead.
-func (*RollBackPlacementRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use RevertPlacementRequest.ProtoReflect.Descriptor instead.
+func (*RevertPlacementRequest) Descriptor() ([]byte, []int) {
 	return file_shoal_v1_placement_proto_rawDescGZIP(), []int{16}
 }
 
-func (x *RollBackPlacementRequest) GetName() string {
+func (x *RevertPlacementRequest) GetName() string {
 	if x != nil {
 		return x.Name
 	}
 	return ""
 }
 
-func (x *RollBackPlacementRequest) GetRevision() int64 {
+func (x *RevertPlacementRequest) GetRevision() int64 {
 	if x != nil {
 		return x.Revision
 	}
@@ -1769,8 +1769,8 @@ const file_shoal_v1_placement_proto_rawDesc = "" +
 	"\bset_args\x18\x03 \x01(\bR\asetArgs\x12\x17\n" +
 	"\aset_env\x18\x04 \x01(\bR\x06setEnv\x12\x1b\n" +
 	"\tset_ports\x18\x05 \x01(\bR\bsetPorts\x12)\n" +
-	"\x10deadline_seconds\x18\x06 \x01(\x03R\x0fdeadlineSeconds\"J\n" +
-	"\x18RollBackPlacementRequest\x12\x12\n" +
+	"\x10deadline_seconds\x18\x06 \x01(\x03R\x0fdeadlineSeconds\"H\n" +
+	"\x16RevertPlacementRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\"*\n" +
 	"\x14StopPlacementRequest\x12\x12\n" +
@@ -1787,15 +1787,15 @@ const file_shoal_v1_placement_proto_rawDesc = "" +
 	"\tplacement\x18\x01 \x01(\v2\x13.shoal.v1.PlacementR\tplacement\",\n" +
 	"\x16RemovePlacementRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x19\n" +
-	"\x17RemovePlacementResponse2\xf2\x06\n" +
+	"\x17RemovePlacementResponse2\xee\x06\n" +
 	"\x10PlacementService\x128\n" +
 	"\x05Place\x12\x16.shoal.v1.PlaceRequest\x1a\x15.shoal.v1.PlaceUpdate0\x01\x12S\n" +
 	"\x0eListPlacements\x12\x1f.shoal.v1.ListPlacementsRequest\x1a .shoal.v1.ListPlacementsResponse\x12M\n" +
 	"\fGetPlacement\x12\x1d.shoal.v1.GetPlacementRequest\x1a\x1e.shoal.v1.GetPlacementResponse\x12:\n" +
 	"\bReadLogs\x12\x19.shoal.v1.ReadLogsRequest\x1a\x11.shoal.v1.LogLine0\x01\x12J\n" +
 	"\x0eScalePlacement\x12\x1f.shoal.v1.ScalePlacementRequest\x1a\x15.shoal.v1.PlaceUpdate0\x01\x12L\n" +
-	"\x0fUpdatePlacement\x12 .shoal.v1.UpdatePlacementRequest\x1a\x15.shoal.v1.PlaceUpdate0\x01\x12P\n" +
-	"\x11RollBackPlacement\x12\".shoal.v1.RollBackPlacementRequest\x1a\x15.shoal.v1.PlaceUpdate0\x01\x12P\n" +
+	"\x0fUpdatePlacement\x12 .shoal.v1.UpdatePlacementRequest\x1a\x15.shoal.v1.PlaceUpdate0\x01\x12L\n" +
+	"\x0fRevertPlacement\x12 .shoal.v1.RevertPlacementRequest\x1a\x15.shoal.v1.PlaceUpdate0\x01\x12P\n" +
 	"\rStopPlacement\x12\x1e.shoal.v1.StopPlacementRequest\x1a\x1f.shoal.v1.StopPlacementResponse\x12S\n" +
 	"\x0eStartPlacement\x12\x1f.shoal.v1.StartPlacementRequest\x1a .shoal.v1.StartPlacementResponse\x12Y\n" +
 	"\x10RestartPlacement\x12!.shoal.v1.RestartPlacementRequest\x1a\".shoal.v1.RestartPlacementResponse\x12V\n" +
@@ -1831,7 +1831,7 @@ var file_shoal_v1_placement_proto_goTypes = []any{
 	(*LogLine)(nil),                  // 13: shoal.v1.LogLine
 	(*ScalePlacementRequest)(nil),    // 14: shoal.v1.ScalePlacementRequest
 	(*UpdatePlacementRequest)(nil),   // 15: shoal.v1.UpdatePlacementRequest
-	(*RollBackPlacementRequest)(nil), // 16: shoal.v1.RollBackPlacementRequest
+	(*RevertPlacementRequest)(nil),   // 16: shoal.v1.RevertPlacementRequest
 	(*StopPlacementRequest)(nil),     // 17: shoal.v1.StopPlacementRequest
 	(*StopPlacementResponse)(nil),    // 18: shoal.v1.StopPlacementResponse
 	(*StartPlacementRequest)(nil),    // 19: shoal.v1.StartPlacementRequest
@@ -1871,7 +1871,7 @@ var file_shoal_v1_placement_proto_depIdxs = []int32{
 	12, // 24: shoal.v1.PlacementService.ReadLogs:input_type -> shoal.v1.ReadLogsRequest
 	14, // 25: shoal.v1.PlacementService.ScalePlacement:input_type -> shoal.v1.ScalePlacementRequest
 	15, // 26: shoal.v1.PlacementService.UpdatePlacement:input_type -> shoal.v1.UpdatePlacementRequest
-	16, // 27: shoal.v1.PlacementService.RollBackPlacement:input_type -> shoal.v1.RollBackPlacementRequest
+	16, // 27: shoal.v1.PlacementService.RevertPlacement:input_type -> shoal.v1.RevertPlacementRequest
 	17, // 28: shoal.v1.PlacementService.StopPlacement:input_type -> shoal.v1.StopPlacementRequest
 	19, // 29: shoal.v1.PlacementService.StartPlacement:input_type -> shoal.v1.StartPlacementRequest
 	21, // 30: shoal.v1.PlacementService.RestartPlacement:input_type -> shoal.v1.RestartPlacementRequest
@@ -1882,7 +1882,7 @@ var file_shoal_v1_placement_proto_depIdxs = []int32{
 	13, // 35: shoal.v1.PlacementService.ReadLogs:output_type -> shoal.v1.LogLine
 	4,  // 36: shoal.v1.PlacementService.ScalePlacement:output_type -> shoal.v1.PlaceUpdate
 	4,  // 37: shoal.v1.PlacementService.UpdatePlacement:output_type -> shoal.v1.PlaceUpdate
-	4,  // 38: shoal.v1.PlacementService.RollBackPlacement:output_type -> shoal.v1.PlaceUpdate
+	4,  // 38: shoal.v1.PlacementService.RevertPlacement:output_type -> shoal.v1.PlaceUpdate
 	18, // 39: shoal.v1.PlacementService.StopPlacement:output_type -> shoal.v1.StopPlacementResponse
 	20, // 40: shoal.v1.PlacementService.StartPlacement:output_type -> shoal.v1.StartPlacementResponse
 	22, // 41: shoal.v1.PlacementService.RestartPlacement:output_type -> shoal.v1.RestartPlacementResponse

@@ -50,9 +50,9 @@ const (
 	// PlacementServiceUpdatePlacementProcedure is the fully-qualified name of the PlacementService's
 	// UpdatePlacement RPC.
 	PlacementServiceUpdatePlacementProcedure = "/shoal.v1.PlacementService/UpdatePlacement"
-	// PlacementServiceRollBackPlacementProcedure is the fully-qualified name of the PlacementService's
-	// RollBackPlacement RPC.
-	PlacementServiceRollBackPlacementProcedure = "/shoal.v1.PlacementService/RollBackPlacement"
+	// PlacementServiceRevertPlacementProcedure is the fully-qualified name of the PlacementService's
+	// RevertPlacement RPC.
+	PlacementServiceRevertPlacementProcedure = "/shoal.v1.PlacementService/RevertPlacement"
 	// PlacementServiceStopPlacementProcedure is the fully-qualified name of the PlacementService's
 	// StopPlacement RPC.
 	PlacementServiceStopPlacementProcedure = "/shoal.v1.PlacementService/StopPlacement"
@@ -75,7 +75,7 @@ type PlacementServiceClient interface {
 	ReadLogs(context.Context, *connect.Request[v1.ReadLogsRequest]) (*connect.ServerStreamForClient[v1.LogLine], error)
 	ScalePlacement(context.Context, *connect.Request[v1.ScalePlacementRequest]) (*connect.ServerStreamForClient[v1.PlaceUpdate], error)
 	UpdatePlacement(context.Context, *connect.Request[v1.UpdatePlacementRequest]) (*connect.ServerStreamForClient[v1.PlaceUpdate], error)
-	RollBackPlacement(context.Context, *connect.Request[v1.RollBackPlacementRequest]) (*connect.ServerStreamForClient[v1.PlaceUpdate], error)
+	RevertPlacement(context.Context, *connect.Request[v1.RevertPlacementRequest]) (*connect.ServerStreamForClient[v1.PlaceUpdate], error)
 	StopPlacement(context.Context, *connect.Request[v1.StopPlacementRequest]) (*connect.Response[v1.StopPlacementResponse], error)
 	StartPlacement(context.Context, *connect.Request[v1.StartPlacementRequest]) (*connect.Response[v1.StartPlacementResponse], error)
 	RestartPlacement(context.Context, *connect.Request[v1.RestartPlacementRequest]) (*connect.Response[v1.RestartPlacementResponse], error)
@@ -129,10 +129,10 @@ func NewPlacementServiceClient(httpClient connect.HTTPClient, baseURL string, op
 			connect.WithSchema(placementServiceMethods.ByName("UpdatePlacement")),
 			connect.WithClientOptions(opts...),
 		),
-		rollBackPlacement: connect.NewClient[v1.RollBackPlacementRequest, v1.PlaceUpdate](
+		revertPlacement: connect.NewClient[v1.RevertPlacementRequest, v1.PlaceUpdate](
 			httpClient,
-			baseURL+PlacementServiceRollBackPlacementProcedure,
-			connect.WithSchema(placementServiceMethods.ByName("RollBackPlacement")),
+			baseURL+PlacementServiceRevertPlacementProcedure,
+			connect.WithSchema(placementServiceMethods.ByName("RevertPlacement")),
 			connect.WithClientOptions(opts...),
 		),
 		stopPlacement: connect.NewClient[v1.StopPlacementRequest, v1.StopPlacementResponse](
@@ -164,17 +164,17 @@ func NewPlacementServiceClient(httpClient connect.HTTPClient, baseURL string, op
 
 // placementServiceClient implements PlacementServiceClient.
 type placementServiceClient struct {
-	place             *connect.Client[v1.PlaceRequest, v1.PlaceUpdate]
-	listPlacements    *connect.Client[v1.ListPlacementsRequest, v1.ListPlacementsResponse]
-	getPlacement      *connect.Client[v1.GetPlacementRequest, v1.GetPlacementResponse]
-	readLogs          *connect.Client[v1.ReadLogsRequest, v1.LogLine]
-	scalePlacement    *connect.Client[v1.ScalePlacementRequest, v1.PlaceUpdate]
-	updatePlacement   *connect.Client[v1.UpdatePlacementRequest, v1.PlaceUpdate]
-	rollBackPlacement *connect.Client[v1.RollBackPlacementRequest, v1.PlaceUpdate]
-	stopPlacement     *connect.Client[v1.StopPlacementRequest, v1.StopPlacementResponse]
-	startPlacement    *connect.Client[v1.StartPlacementRequest, v1.StartPlacementResponse]
-	restartPlacement  *connect.Client[v1.RestartPlacementRequest, v1.RestartPlacementResponse]
-	removePlacement   *connect.Client[v1.RemovePlacementRequest, v1.RemovePlacementResponse]
+	place            *connect.Client[v1.PlaceRequest, v1.PlaceUpdate]
+	listPlacements   *connect.Client[v1.ListPlacementsRequest, v1.ListPlacementsResponse]
+	getPlacement     *connect.Client[v1.GetPlacementRequest, v1.GetPlacementResponse]
+	readLogs         *connect.Client[v1.ReadLogsRequest, v1.LogLine]
+	scalePlacement   *connect.Client[v1.ScalePlacementRequest, v1.PlaceUpdate]
+	updatePlacement  *connect.Client[v1.UpdatePlacementRequest, v1.PlaceUpdate]
+	revertPlacement  *connect.Client[v1.RevertPlacementRequest, v1.PlaceUpdate]
+	stopPlacement    *connect.Client[v1.StopPlacementRequest, v1.StopPlacementResponse]
+	startPlacement   *connect.Client[v1.StartPlacementRequest, v1.StartPlacementResponse]
+	restartPlacement *connect.Client[v1.RestartPlacementRequest, v1.RestartPlacementResponse]
+	removePlacement  *connect.Client[v1.RemovePlacementRequest, v1.RemovePlacementResponse]
 }
 
 // Place calls shoal.v1.PlacementService.Place.
@@ -207,9 +207,9 @@ func (c *placementServiceClient) UpdatePlacement(ctx context.Context, req *conne
 	return c.updatePlacement.CallServerStream(ctx, req)
 }
 
-// RollBackPlacement calls shoal.v1.PlacementService.RollBackPlacement.
-func (c *placementServiceClient) RollBackPlacement(ctx context.Context, req *connect.Request[v1.RollBackPlacementRequest]) (*connect.ServerStreamForClient[v1.PlaceUpdate], error) {
-	return c.rollBackPlacement.CallServerStream(ctx, req)
+// RevertPlacement calls shoal.v1.PlacementService.RevertPlacement.
+func (c *placementServiceClient) RevertPlacement(ctx context.Context, req *connect.Request[v1.RevertPlacementRequest]) (*connect.ServerStreamForClient[v1.PlaceUpdate], error) {
+	return c.revertPlacement.CallServerStream(ctx, req)
 }
 
 // StopPlacement calls shoal.v1.PlacementService.StopPlacement.
@@ -240,7 +240,7 @@ type PlacementServiceHandler interface {
 	ReadLogs(context.Context, *connect.Request[v1.ReadLogsRequest], *connect.ServerStream[v1.LogLine]) error
 	ScalePlacement(context.Context, *connect.Request[v1.ScalePlacementRequest], *connect.ServerStream[v1.PlaceUpdate]) error
 	UpdatePlacement(context.Context, *connect.Request[v1.UpdatePlacementRequest], *connect.ServerStream[v1.PlaceUpdate]) error
-	RollBackPlacement(context.Context, *connect.Request[v1.RollBackPlacementRequest], *connect.ServerStream[v1.PlaceUpdate]) error
+	RevertPlacement(context.Context, *connect.Request[v1.RevertPlacementRequest], *connect.ServerStream[v1.PlaceUpdate]) error
 	StopPlacement(context.Context, *connect.Request[v1.StopPlacementRequest]) (*connect.Response[v1.StopPlacementResponse], error)
 	StartPlacement(context.Context, *connect.Request[v1.StartPlacementRequest]) (*connect.Response[v1.StartPlacementResponse], error)
 	RestartPlacement(context.Context, *connect.Request[v1.RestartPlacementRequest]) (*connect.Response[v1.RestartPlacementResponse], error)
@@ -290,10 +290,10 @@ func NewPlacementServiceHandler(svc PlacementServiceHandler, opts ...connect.Han
 		connect.WithSchema(placementServiceMethods.ByName("UpdatePlacement")),
 		connect.WithHandlerOptions(opts...),
 	)
-	placementServiceRollBackPlacementHandler := connect.NewServerStreamHandler(
-		PlacementServiceRollBackPlacementProcedure,
-		svc.RollBackPlacement,
-		connect.WithSchema(placementServiceMethods.ByName("RollBackPlacement")),
+	placementServiceRevertPlacementHandler := connect.NewServerStreamHandler(
+		PlacementServiceRevertPlacementProcedure,
+		svc.RevertPlacement,
+		connect.WithSchema(placementServiceMethods.ByName("RevertPlacement")),
 		connect.WithHandlerOptions(opts...),
 	)
 	placementServiceStopPlacementHandler := connect.NewUnaryHandler(
@@ -334,8 +334,8 @@ func NewPlacementServiceHandler(svc PlacementServiceHandler, opts ...connect.Han
 			placementServiceScalePlacementHandler.ServeHTTP(w, r)
 		case PlacementServiceUpdatePlacementProcedure:
 			placementServiceUpdatePlacementHandler.ServeHTTP(w, r)
-		case PlacementServiceRollBackPlacementProcedure:
-			placementServiceRollBackPlacementHandler.ServeHTTP(w, r)
+		case PlacementServiceRevertPlacementProcedure:
+			placementServiceRevertPlacementHandler.ServeHTTP(w, r)
 		case PlacementServiceStopPlacementProcedure:
 			placementServiceStopPlacementHandler.ServeHTTP(w, r)
 		case PlacementServiceStartPlacementProcedure:
@@ -377,8 +377,8 @@ func (UnimplementedPlacementServiceHandler) UpdatePlacement(context.Context, *co
 	return connect.NewError(connect.CodeUnimplemented, errors.New("shoal.v1.PlacementService.UpdatePlacement is not implemented"))
 }
 
-func (UnimplementedPlacementServiceHandler) RollBackPlacement(context.Context, *connect.Request[v1.RollBackPlacementRequest], *connect.ServerStream[v1.PlaceUpdate]) error {
-	return connect.NewError(connect.CodeUnimplemented, errors.New("shoal.v1.PlacementService.RollBackPlacement is not implemented"))
+func (UnimplementedPlacementServiceHandler) RevertPlacement(context.Context, *connect.Request[v1.RevertPlacementRequest], *connect.ServerStream[v1.PlaceUpdate]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("shoal.v1.PlacementService.RevertPlacement is not implemented"))
 }
 
 func (UnimplementedPlacementServiceHandler) StopPlacement(context.Context, *connect.Request[v1.StopPlacementRequest]) (*connect.Response[v1.StopPlacementResponse], error) {

@@ -1,0 +1,12 @@
+package api
+
+import (
+	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
+)
+
+// placementService is for everybody who is logged in: each call decides about its
+// own pool.
+type placementService struct {
+	Config
+	shoalv1connect.UnimplementedPlacementServiceHandler
+}
