@@ -103,14 +103,14 @@ func (x *GetCostRequest) GetProject() string {
 type CostRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A project, a pool or pool/service; "(idle)" is what nothing used.
-	Name              string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Pool              string `protobuf:"bytes,2,opt,name=pool,proto3" json:"pool,omitempty"`
-	Currency          string `protobuf:"bytes,3,opt,name=currency,proto3" json:"currency,omitempty"`
-	AmountMicro       int64  `protobuf:"varint,4,opt,name=amount_micro,json=amountMicro,proto3" json:"amount_micro,omitempty"`
-	CpuMilliSeconds   int64  `protobuf:"varint,5,opt,name=cpu_milli_seconds,json=cpuMilliSeconds,proto3" json:"cpu_milli_seconds,omitempty"`
-	MemoryByteSeconds int64  `protobuf:"varint,6,opt,name=memory_byte_seconds,json=memoryByteSeconds,proto3" json:"memory_byte_seconds,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	Name             string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Pool             string `protobuf:"bytes,2,opt,name=pool,proto3" json:"pool,omitempty"`
+	Currency         string `protobuf:"bytes,3,opt,name=currency,proto3" json:"currency,omitempty"`
+	AmountMicro      int64  `protobuf:"varint,4,opt,name=amount_micro,json=amountMicro,proto3" json:"amount_micro,omitempty"`
+	CpuMilliSeconds  int64  `protobuf:"varint,5,opt,name=cpu_milli_seconds,json=cpuMilliSeconds,proto3" json:"cpu_milli_seconds,omitempty"`
+	MemoryMibSeconds int64  `protobuf:"varint,6,opt,name=memory_mib_seconds,json=memoryMibSeconds,proto3" json:"memory_mib_seconds,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *CostRow) Reset() {
@@ -178,9 +178,9 @@ func (x *CostRow) GetCpuMilliSeconds() int64 {
 	return 0
 }
 
-func (x *CostRow) GetMemoryByteSeconds() int64 {
+func (x *CostRow) GetMemoryMibSeconds() int64 {
 	if x != nil {
-		return x.MemoryByteSeconds
+		return x.MemoryMibSeconds
 	}
 	return 0
 }
@@ -196,7 +196,8 @@ type PoolCost struct {
 	PeerBytes      int64 `protobuf:"varint,6,opt,name=peer_bytes,json=peerBytes,proto3" json:"peer_bytes,omitempty"`
 	SupernodeBytes int64 `protobuf:"varint,7,opt,name=supernode_bytes,json=supernodeBytes,proto3" json:"supernode_bytes,omitempty"`
 	UpstreamBytes  int64 `protobuf:"varint,8,opt,name=upstream_bytes,json=upstreamBytes,proto3" json:"upstream_bytes,omitempty"`
-	// What the bytes that did not come from outside would have cost there.
+	// What the bytes from peers would have cost from outside. Those from the
+	// supernode are not counted: it fetched them from outside about once.
 	SavedMicro    int64 `protobuf:"varint,9,opt,name=saved_micro,json=savedMicro,proto3" json:"saved_micro,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -822,14 +823,14 @@ const file_shoal_v1_cost_proto_rawDesc = "" +
 	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
 	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x12\n" +
 	"\x04pool\x18\x04 \x01(\tR\x04pool\x12\x18\n" +
-	"\aproject\x18\x05 \x01(\tR\aproject\"\xcc\x01\n" +
+	"\aproject\x18\x05 \x01(\tR\aproject\"\xca\x01\n" +
 	"\aCostRow\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x1a\n" +
 	"\bcurrency\x18\x03 \x01(\tR\bcurrency\x12!\n" +
 	"\famount_micro\x18\x04 \x01(\x03R\vamountMicro\x12*\n" +
-	"\x11cpu_milli_seconds\x18\x05 \x01(\x03R\x0fcpuMilliSeconds\x12.\n" +
-	"\x13memory_byte_seconds\x18\x06 \x01(\x03R\x11memoryByteSeconds\"\xb7\x02\n" +
+	"\x11cpu_milli_seconds\x18\x05 \x01(\x03R\x0fcpuMilliSeconds\x12,\n" +
+	"\x12memory_mib_seconds\x18\x06 \x01(\x03R\x10memoryMibSeconds\"\xb7\x02\n" +
 	"\bPoolCost\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x1a\n" +
 	"\bcurrency\x18\x02 \x01(\tR\bcurrency\x12#\n" +

@@ -1,0 +1,91 @@
+package cost
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+func TestShares(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		total   int64
+		weights []int64
+		want    []int64
+	}{
+		{"even", 90, []int64{1, 1, 1}, []int64{30, 30, 30}},
+		{"the first gets what is left of equals", 100, []int64{1, 1, 1}, []int64{34, 33, 33}},
+		{"the largest remainder gets it", 10, []int64{14, 26, 60}, []int64{1, 3, 6}},
+		{"a share of nothing", 100, []int64{0, 1}, []int64{0, 100}},
+		{"nobody", 100, []int64{0, 0}, []int64{0, 0}},
+		{"no list", 100, nil, []int64{}},
+		{"nothing to share", 0, []int64{3, 4}, []int64{0, 0}},
+		{"numbers that need 128 bits", math.MaxInt64, []int64{math.MaxInt64, math.MaxInt64}, []int64{math.MaxInt64/2 + 1, math.MaxInt64 / 2}},
+	} {
+		if got := shares(c.total, c.weights); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+func TestSharesMakeUpTheWhole(t *testing.T) {
+	for seed := range uint64(2000) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		total, weights, heaviest := r.Int64N(1<<r.IntN(50)+1), make([]int64, 1+r.IntN(30)), int64(0)
+		for i := range weights {
+			weights[i] = r.Int64N(1<<r.IntN(55) + 1)
+			heaviest = max(heaviest, weights[i])
+		}
+		sum, sumOfWeights := int64(0), int64(0)
+		for _, w := range weights {
+			sumOfWeights += w
+		}
+		for i, got := range shares(total, weights) {
+			sum += got
+			exact := float64(total) * float64(weights[i]) / float64(sumOfWeights)
+			if got < 0 || math.Abs(float64(got)-exact) > 1+exact*1e-9 {
+				t.Fatalf("seed %d: a share of %d, exactly it is %f", seed, got, exact)
+			}
+		}
+		if heaviest > 0 && sum != total {
+			t.Fatalf("seed %d: the shares make up %d of %d", seed, sum, total)
+		}
+	}
+}
+
+func TestPrice(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		price Price
+		hour  int64
+		wrong bool
+	}{
+		{name: "none"},
+		{name: "an hourly one", price: Price{Currency: "EUR", Hourly: 1_250_000}, hour: 1_250_000},
+		// 8760 € in 60 months are 146 € a month; with 54.75 € for power and
+		// 18.25 € for the rack 219 €, through 730 hours 0.30 €.
+		{name: "a purchase with power and rack", price: Price{Currency: "EUR", Purchase: 8_760_000_000, AmortisationMonths: 60, PowerMonthly: 54_750_000, RackMonthly: 18_250_000}, hour: 300_000},
+		// 1000 € in 36 months are 0.0380517… € an hour.
+		{name: "rounded once", price: Price{Currency: "EUR", Purchase: 1_000_000_000, AmortisationMonths: 36}, hour: 38_052},
+		{name: "power alone", price: Price{Currency: "USD", PowerMonthly: 73_000_000}, hour: 100_000},
+		{name: "bytes alone", price: Price{Currency: "USD", EgressGB: 90_000}},
+		{name: "both ways", price: Price{Currency: "EUR", Hourly: 1, RackMonthly: 1}, wrong: true},
+		{name: "no months", price: Price{Currency: "EUR", Purchase: 1}, wrong: true},
+		{name: "too many months", price: Price{Currency: "EUR", Purchase: 1, AmortisationMonths: 601}, wrong: true},
+		{name: "no currency", price: Price{Hourly: 1}, wrong: true},
+		{name: "a word for a currency", price: Price{Currency: "euro", Hourly: 1}, wrong: true},
+		{name: "small letters", price: Price{Currency: "eur", Hourly: 1}, wrong: true},
+		{name: "a gift", price: Price{Currency: "EUR", Hourly: -1}, wrong: true},
+		{name: "a negative rack", price: Price{Currency: "EUR", PowerMonthly: 2, RackMonthly: -1}, wrong: true},
+		{name: "too much to count with", price: Price{Currency: "EUR", Hourly: maxHourly + 1}, wrong: true},
+	} {
+		if err := c.price.Check(); (err != nil) != c.wrong || err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if got := c.price.PerHour(); !c.wrong && got != c.hour {
+			t.Errorf("%s: %d an hour, want %d", c.name, got, c.hour)
+		}
+	}
+}
