@@ -25,6 +25,7 @@ const (
 	MaxJoinUses = 1000
 
 	maxPool     = 63  // bytes
+	maxServer   = 63  // bytes of a server's ID
 	maxHostname = 253 // bytes
 
 	// returnFresh is how far the time of a return may be from ours, either way.
@@ -42,11 +43,26 @@ type joinRecord struct {
 	Uses       int       `json:"uses"`
 	Peers      []string  `json:"peers,omitempty"` // who used it; at most Uses
 	Expires    time.Time `json:"expires"`
+	Server     string    `json:"server,omitempty"` // whom alone it is for, by ID
 }
 
 // CreateJoin makes a join token for uses nodes of a pool, good for ttl. The
 // text is shown once and stored as a hash.
 func (a *Auth) CreateJoin(ctx context.Context, ttl time.Duration, pool string, uses int) (text string, expires time.Time, err error) {
+	return a.createJoin(ctx, ttl, joinRecord{Pool: pool, Uses: uses})
+}
+
+// CreateServerJoin makes a join token for the one host that is to be a server
+// of the inventory: who joins by it is that server.
+func (a *Auth) CreateServerJoin(ctx context.Context, ttl time.Duration, pool, server string) (text string, expires time.Time, err error) {
+	if server == "" || len(server) > maxServer {
+		return "", time.Time{}, fmt.Errorf("make a join token: a server's ID has 1 to %d bytes", maxServer)
+	}
+	return a.createJoin(ctx, ttl, joinRecord{Pool: pool, Uses: 1, Server: server})
+}
+
+func (a *Auth) createJoin(ctx context.Context, ttl time.Duration, record joinRecord) (text string, expires time.Time, err error) {
+	pool, uses := record.Pool, record.Uses
 	if ttl <= 0 || ttl > MaxJoinLife || uses < 1 || uses > MaxJoinUses {
 		return "", time.Time{}, fmt.Errorf("make a join token: %d uses within %v, want 1 to %d within at most %v", uses, ttl, MaxJoinUses, MaxJoinLife)
 	}
@@ -63,12 +79,12 @@ func (a *Auth) CreateJoin(ctx context.Context, ttl time.Duration, pool string, u
 	}
 	id := hex.EncodeToString(raw)
 	expires = a.cfg.Now().Add(ttl)
-	record := &joinRecord{SecretHash: hashed(secret), Pool: pool, Uses: uses, Expires: expires}
+	record.SecretHash, record.Expires = hashed(secret), expires
 	err = update(ctx, a.cfg.Meta, joinPrefix+id, func(old *joinRecord) (*joinRecord, error) {
 		if old != nil {
 			return nil, errors.New("the id was drawn twice; try again")
 		}
-		return record, nil
+		return &record, nil
 	})
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("keep a join token: %w", err)
@@ -81,13 +97,14 @@ type Redeemed struct {
 	PeerID  string
 	Pool    string
 	TokenID string
+	Server  string // the ID that the token was bound to; may be empty
 }
 
 // Redeem uses a join token up for a peer that has proven its key. The same
 // peer may come again with the same token until it expires, since an answer
 // can be lost on its way; it counts once. The error wraps ErrJoin.
 func (a *Auth) Redeem(ctx context.Context, id, secret, peerID string) (Redeemed, error) {
-	var pool string
+	var pool, server string
 	err := update(ctx, a.cfg.Meta, joinPrefix+id, func(old *joinRecord) (*joinRecord, error) {
 		given, stored := hashed(secret), hashed("")
 		if old != nil {
@@ -97,7 +114,7 @@ func (a *Auth) Redeem(ctx context.Context, id, secret, peerID string) (Redeemed,
 		if old == nil || !right || !a.cfg.Now().Before(old.Expires) {
 			return nil, fmt.Errorf("%w: the token is unknown or expired; make a new one with `supernode join-token`", ErrJoin)
 		}
-		pool = old.Pool
+		pool, server = old.Pool, old.Server
 		if slices.Contains(old.Peers, peerID) {
 			return nil, nil
 		}
@@ -111,7 +128,7 @@ func (a *Auth) Redeem(ctx context.Context, id, secret, peerID string) (Redeemed,
 	if err != nil {
 		return Redeemed{}, err
 	}
-	return Redeemed{PeerID: peerID, Pool: pool, TokenID: id}, nil
+	return Redeemed{PeerID: peerID, Pool: pool, TokenID: id, Server: server}, nil
 }
 
 // Joining is what a node sends to become a member.
@@ -128,6 +145,7 @@ type Joining struct {
 type Joined struct {
 	PeerID     string
 	Pool       string
+	Server     string // the ID in the inventory that its token was bound to; may be empty
 	Membership []byte
 }
 
@@ -163,7 +181,7 @@ func (a *Auth) Join(ctx context.Context, j Joining) (Joined, error) {
 	if err != nil {
 		return Joined{}, err
 	}
-	return Joined{PeerID: peerID, Pool: redeemed.Pool, Membership: membership}, nil
+	return Joined{PeerID: peerID, Pool: redeemed.Pool, Server: redeemed.Server, Membership: membership}, nil
 }
 
 func (a *Auth) renewed(ctx context.Context, peerID string) (Joined, error) {
@@ -175,7 +193,8 @@ func (a *Auth) renewed(ctx context.Context, peerID string) (Joined, error) {
 	if err != nil {
 		return Joined{}, fmt.Errorf("read back a membership: %w", err)
 	}
-	return Joined{PeerID: peerID, Pool: m.Pool, Membership: membership}, nil
+	server, err := a.ServerOf(ctx, peerID)
+	return Joined{PeerID: peerID, Pool: m.Pool, Server: server, Membership: membership}, err
 }
 
 func (a *Auth) checkReturn(text string) error {

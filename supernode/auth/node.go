@@ -26,6 +26,7 @@ type Node struct {
 	PeerID   string
 	Pool     string
 	Hostname string // as the node said when it joined
+	Server   string // the ID in the inventory that its join token was bound to; may be empty
 	Joined   time.Time
 	LastSeen time.Time
 	Revoked  time.Time // zero: it was not
@@ -37,6 +38,7 @@ type nodeRecord struct {
 	Pool     string    `json:"pool,omitempty"`
 	Hostname string    `json:"hostname,omitempty"`
 	JoinID   string    `json:"join_id,omitempty"` // the token it came with
+	Server   string    `json:"server,omitempty"`
 	Joined   time.Time `json:"joined"`
 	Renewed  time.Time `json:"renewed"`
 	Revoked  time.Time `json:"revoked,omitzero"`
@@ -61,7 +63,7 @@ func (a *Auth) Enrol(ctx context.Context, redeemed Redeemed, public ed25519.Publ
 			}
 			joined = old.Joined
 		}
-		return &nodeRecord{PeerID: peerID, Pool: redeemed.Pool, Hostname: hostname, JoinID: redeemed.TokenID, Joined: joined, Renewed: now}, nil
+		return &nodeRecord{PeerID: peerID, Pool: redeemed.Pool, Hostname: hostname, JoinID: redeemed.TokenID, Server: redeemed.Server, Joined: joined, Renewed: now}, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("enrol %s: %w", peerID, err)
@@ -195,12 +197,25 @@ func (a *Auth) Nodes(ctx context.Context) ([]Node, error) {
 	defer a.mu.Unlock()
 	out := make([]Node, len(records))
 	for i, r := range records {
-		out[i] = Node{PeerID: r.PeerID, Pool: r.Pool, Hostname: r.Hostname, Joined: r.Joined, LastSeen: r.Renewed, Revoked: r.Revoked}
+		out[i] = Node{PeerID: r.PeerID, Pool: r.Pool, Hostname: r.Hostname, Server: r.Server, Joined: r.Joined, LastSeen: r.Renewed, Revoked: r.Revoked}
 		if seen := a.lastSeen[r.PeerID]; seen.After(r.Renewed) {
 			out[i].LastSeen = seen
 		}
 	}
 	return out, nil
+}
+
+// ServerOf is the ID of the server that a node's join token was bound to, ""
+// for none and for a node that is not known.
+func (a *Auth) ServerOf(ctx context.Context, peerID string) (string, error) {
+	record, _, err := read[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix+peerID)
+	if err != nil {
+		return "", fmt.Errorf("look a node's server up: %w", err)
+	}
+	if record == nil {
+		return "", nil
+	}
+	return record.Server, nil
 }
 
 // Revoked are the nodes that were turned away since a time, in no order. A

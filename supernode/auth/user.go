@@ -52,6 +52,22 @@ type User struct {
 	pool    string // the node's
 }
 
+// ID is this very user's, whoever else has the name before or after; "" for a
+// robot and a node.
+func (u User) ID() string { return u.id }
+
+// UserID is the ID of the user of a name, "" when nobody has it.
+func (a *Auth) UserID(ctx context.Context, name string) (string, error) {
+	record, _, err := a.readUser(ctx, name)
+	if err != nil {
+		return "", fmt.Errorf("look a user up: %w", err)
+	}
+	if record == nil {
+		return "", nil
+	}
+	return record.ID, nil
+}
+
 // systemAdmin reports whether the user may do everything.
 func (u User) systemAdmin() bool { return u.Admin && u.robot == nil && !u.node }
 
