@@ -21,6 +21,8 @@ import "errors"
 var (
 	// ErrInvalid says that a price, a budget or a question cannot be taken.
 	ErrInvalid = errors.New("not a valid cost request")
+	// ErrTooMuch says that an answer would take more memory than one may.
+	ErrTooMuch = errors.New("too much to answer at once")
 	// ErrNoBudget says that there is no such budget.
 	ErrNoBudget = errors.New("no such budget")
 )

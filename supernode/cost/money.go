@@ -17,6 +17,8 @@ const (
 	MaxMicro = 1_000_000_000_000_000
 	// maxHourly bounds the price of a server's hour, in millionths.
 	maxHourly = 1_000_000_000_000
+	// gigabyte is what prices of bytes are for.
+	gigabyte = 1_000_000_000
 	// maxMonths bounds the time over which a purchase is written off.
 	maxMonths = 600
 )
@@ -121,4 +123,13 @@ func shares(total int64, weights []int64) []int64 {
 		out[r.index]++
 	}
 	return out
+}
+
+// plus is a+b of amounts that are not negative; what does not fit is the
+// largest number, which is no amount that anybody owes.
+func plus(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
 }

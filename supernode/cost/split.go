@@ -19,6 +19,9 @@ type Charge struct {
 	// part that nothing used.
 	Container Interval
 	Micro     int64
+	// Used is for how long of that it was used; a container may have come or
+	// gone meanwhile.
+	Used time.Duration
 	// What could be used, each times milliseconds.
 	CPUMilli  int64
 	MemoryMiB int64
@@ -116,17 +119,19 @@ func (s *splitter) hour(h span, times int64) {
 	from, to := time.UnixMilli(h.from).UTC(), time.UnixMilli(h.from+h.length()*times).UTC()
 	usedCPU, usedMemory := int64(0), int64(0)
 	for i, u := range users {
-		c := Charge{From: from, To: to, Server: s.server.Interval, Container: u.Interval, Micro: amounts[i+1] * times}
+		c := Charge{From: from, To: to, Server: s.server.Interval, Container: u.Interval, Micro: amounts[i+1] * times, Used: duration(u.used * times)}
 		c.CPUMilli, c.MemoryMiB = u.cpuMilli()*u.used*times, u.memoryMiB()*u.used*times
 		usedCPU, usedMemory = usedCPU+c.CPUMilli, usedMemory+c.MemoryMiB
 		s.emit(c)
 	}
 	whole := h.length() * times
 	s.emit(Charge{
-		From: from, To: to, Server: s.server.Interval, Micro: amounts[0] * times,
+		From: from, To: to, Server: s.server.Interval, Micro: amounts[0] * times, Used: duration(whole),
 		CPUMilli: max(s.server.cpuMilli()*whole-usedCPU, 0), MemoryMiB: max(s.server.memoryMiB()*whole-usedMemory, 0),
 	})
 }
+
+func duration(milli int64) time.Duration { return time.Duration(milli) * time.Millisecond }
 
 // user is a container in one hour.
 type user struct {

@@ -31,8 +31,8 @@ func container(id, on string, cores, gib int64, from, to time.Time) Interval {
 	}
 }
 
-// sums adds charges up by server and container.
-func sums(intervals []Interval, from, to time.Time) map[string]int64 {
+// costs adds charges up by server and container.
+func costs(intervals []Interval, from, to time.Time) map[string]int64 {
 	out := map[string]int64{}
 	Split(intervals, from, to, func(c Charge) {
 		name := c.Server.ID + "/" + c.Container.ID
@@ -79,7 +79,7 @@ func TestADayByHand(t *testing.T) {
 		"a/big": 15_000_000, "a/short": 120_000, "a/old": 1_440_000, "a/idle": 41_040_000,
 		"b/x": 166_667, "b/y": 166_667, "b/z": 166_666, "b/w": 7_000_000 + 500_000 + 7_500_000, "b/idle": 0,
 	}
-	got := sums(intervals, day, at(24, 0))
+	got := costs(intervals, day, at(24, 0))
 	for name, micro := range want {
 		if got[name] != micro {
 			t.Errorf("%s cost %d, by hand it is %d", name, got[name], micro)
@@ -90,7 +90,7 @@ func TestADayByHand(t *testing.T) {
 		t.Errorf("and these nobody expected: %v", got)
 	}
 	// Without w the remainder of the third shows.
-	got = sums(intervals[:len(intervals)-1], day, at(24, 0))
+	got = costs(intervals[:len(intervals)-1], day, at(24, 0))
 	if got["b/x"] != 333_334 || got["b/y"] != 333_333 || got["b/z"] != 333_333 || got["b/idle"] != 15_500_000-1_000_000 {
 		t.Errorf("three thirds of 1 €: %v", got)
 	}
@@ -121,7 +121,7 @@ func TestWhatIsCharged(t *testing.T) {
 			container("c", "s", 10, 0, day, at(1, 0)),
 		}, day, at(1, 0), map[string]int64{"s/c": 1_000_000, "s/idle": 1_000_000}},
 	} {
-		got := sums(c.intervals, c.from, c.to)
+		got := costs(c.intervals, c.from, c.to)
 		if fmt.Sprint(got) != fmt.Sprint(c.want) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
@@ -205,7 +205,7 @@ func TestSharesAreFair(t *testing.T) {
 				}
 			}
 		}
-		for name, micro := range sums(intervals, hour, hour.Add(time.Hour)) {
+		for name, micro := range costs(intervals, hour, hour.Add(time.Hour)) {
 			want := exact[name]
 			if want == nil {
 				want = new(big.Rat)
@@ -256,11 +256,11 @@ func TestReportsAddUp(t *testing.T) {
 	for seed := range uint64(100) {
 		r := rand.New(rand.NewPCG(seed, 4))
 		intervals := randomDay(r)
-		whole, parts := sums(intervals, at(-24, 0), at(48, 0)), map[string]int64{}
+		whole, parts := costs(intervals, at(-24, 0), at(48, 0)), map[string]int64{}
 		cut := at(r.IntN(24), 0)
 		for _, w := range [][2]time.Time{{at(-24, 0), cut}, {cut, at(48, 0)}} {
 			r.Shuffle(len(intervals), func(i, j int) { intervals[i], intervals[j] = intervals[j], intervals[i] })
-			for name, micro := range sums(intervals, w[0], w[1]) {
+			for name, micro := range costs(intervals, w[0], w[1]) {
 				parts[name] += micro
 			}
 		}
