@@ -295,6 +295,9 @@ func TestWhoSeesWhat(t *testing.T) {
 	s := newStage(t)
 	s.note(serverUse("a", "web", 10, 40, day), serverUse("b", "old", 10, 40, day),
 		containerUse("c", "a", "web", "p", "shop", 5, 20, day), containerUse("d", "b", "old", "q", "shop", 5, 20, day), containerUse("e", "a", "web", "r", "", 1, 4, day))
+	if err := errors.Join(s.Traffic("p", "web", "i", Counters{Peer: 1}), s.Traffic("q", "old", "i", Counters{Peer: 1}), s.Flush(t.Context())); err != nil {
+		t.Fatal(err)
+	}
 	s.now = at(1, 0)
 	for _, c := range []struct {
 		name  string
@@ -425,7 +428,7 @@ func TestRun(t *testing.T) {
 			t.Error("nothing was looked at at the start")
 		}
 		began := time.Now()
-		time.Sleep(16 * time.Minute) // of synctest's clock
+		<-time.After(16 * time.Minute) // of synctest's clock
 		synctest.Wait()
 		if len(s.alarms) != 1 {
 			t.Errorf("%d alarms", len(s.alarms))
