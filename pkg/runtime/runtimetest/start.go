@@ -26,6 +26,25 @@ func Need(t testing.TB, program string) string {
 	return path
 }
 
+// Containerd2 returns the path of containerd 2.x, as scripts/install-parts
+// builds it. Its shim lies beside it.
+func Containerd2(t testing.TB) string {
+	t.Helper()
+	cache := os.Getenv("SHOAL_CACHE")
+	if cache == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			notRun(t, "no home folder: "+err.Error())
+		}
+		cache = filepath.Join(home, ".cache", "shoal")
+	}
+	path := filepath.Join(cache, "parts", "containerd-2.4.2", "containerd")
+	if _, err := os.Stat(path); err != nil {
+		notRun(t, "containerd 2.4.2 is missing (scripts/install-parts test)")
+	}
+	return path
+}
+
 func notRun(t testing.TB, reason string) {
 	t.Helper()
 	message := fmt.Sprintf("NOT RUN: %s: %s", t.Name(), reason)
