@@ -27,6 +27,7 @@ import (
 	"github.com/shoalproject/shoal/supernode/audit"
 	"github.com/shoalproject/shoal/supernode/auth"
 	"github.com/shoalproject/shoal/supernode/fleet"
+	"github.com/shoalproject/shoal/supernode/inventory"
 	"github.com/shoalproject/shoal/supernode/meta"
 	"github.com/shoalproject/shoal/supernode/objects"
 	"github.com/shoalproject/shoal/supernode/registry"
@@ -58,6 +59,7 @@ type house struct {
 	grants   *api.Grants   // makes them out
 	shown    *token.Grants // checks those that are shown
 	fleet    *fleet.Fleet
+	book     *inventory.Inventory
 	dht      *dht.Node
 	pieces   *swarm.Server
 	api      api.Config
@@ -89,6 +91,9 @@ func open(ctx context.Context, c config, log *slog.Logger) (h *house, err error)
 	if err := h.openGate(ctx); err != nil {
 		return h, err
 	}
+	if err := h.openBook(); err != nil {
+		return h, err
+	}
 	if err := h.openSeed(); err != nil {
 		return h, err
 	}
@@ -100,7 +105,7 @@ func open(ctx context.Context, c config, log *slog.Logger) (h *house, err error)
 		return h, err
 	}
 	h.openAPI()
-	return h, nil
+	return h, h.resumeBook(ctx)
 }
 
 func (h *house) openStores() (err error) {

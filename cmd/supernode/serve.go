@@ -155,7 +155,8 @@ func reached(listen, host string) string {
 func (h *house) openAPI() {
 	h.api = api.Config{
 		Auth: h.auth, Node: h.node, Registry: h.registry, Pieces: h.pieces, Tracker: h.tracker, Grants: h.grants, Fleet: h.fleet,
-		Seed: origins{h.seed}, Audit: h.audit, Meta: h.meta, Welcome: h.welcome, IDC: h.config.IDC, Ready: h.ready.ServeHTTP,
+		Inventory: h.book,
+		Seed:      origins{h.seed}, Audit: h.audit, Meta: h.meta, Welcome: h.welcome, IDC: h.config.IDC, Ready: h.ready.ServeHTTP,
 		Stopping: h.stopping, Now: time.Now, Log: h.log,
 	}
 }
@@ -200,7 +201,7 @@ func (h *house) keepHouse(ctx context.Context) error {
 		case now := <-sweep.C:
 			h.tracker.Sweep(now)
 			h.grants.Sweep()
-			err = errors.Join(h.auth.Sweep(ctx), h.registry.NotePulls(ctx), h.makeRoom(ctx))
+			err = errors.Join(h.auth.Sweep(ctx), h.book.Sweep(ctx), h.registry.NotePulls(ctx), h.makeRoom(ctx))
 		case <-renewal.C:
 			err = h.renewOwn(ctx)
 		case <-garbage:

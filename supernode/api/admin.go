@@ -81,6 +81,9 @@ func (s adminService) RevokeServer(ctx context.Context, req *connect.Request[sho
 	if err := s.Auth.Revoke(ctx, req.Msg.PeerId); err != nil {
 		return nil, coded(err)
 	}
+	if err := s.Inventory.RetirePeer(ctx, req.Msg.PeerId); err != nil {
+		return nil, coded(err)
+	}
 	return connect.NewResponse(&shoalv1.RevokeServerResponse{}), nil
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/shoalproject/shoal/supernode/auth"
 	"github.com/shoalproject/shoal/supernode/console"
 	"github.com/shoalproject/shoal/supernode/fleet"
+	"github.com/shoalproject/shoal/supernode/inventory"
 	"github.com/shoalproject/shoal/supernode/meta"
 	"github.com/shoalproject/shoal/supernode/registry"
 	"github.com/shoalproject/shoal/supernode/retention"
@@ -62,8 +63,12 @@ type Config struct {
 	Pieces   http.Handler // the swarm's
 	Tracker  *tracker.Tracker
 	Grants   *Grants
-	Fleet    *fleet.Fleet
-	Seed     Seed
+	// Inventory is the book of servers, and decides about pools.
+	Inventory *inventory.Inventory
+	// Running counts the containers that are placed on a server. May be nil.
+	Running func(ctx context.Context, serverID string) (int, error)
+	Fleet   *fleet.Fleet
+	Seed    Seed
 	// Audit gets a row for every call, push, delete and refusal.
 	Audit *audit.Log
 	Meta  meta.Backuper
@@ -228,19 +233,21 @@ func coded(err error) error {
 	var oci *registry.Error
 	var limit *auth.LimitError
 	switch {
-	case errors.Is(err, auth.ErrInvalid), errors.Is(err, retention.ErrInvalid):
+	case errors.Is(err, auth.ErrInvalid), errors.Is(err, retention.ErrInvalid), errors.Is(err, inventory.ErrInvalid):
 		code = connect.CodeInvalidArgument
-	case errors.Is(err, auth.ErrUserExists), errors.Is(err, auth.ErrProjectExists), errors.Is(err, auth.ErrRobotExists):
+	case errors.Is(err, auth.ErrUserExists), errors.Is(err, auth.ErrProjectExists), errors.Is(err, auth.ErrRobotExists), errors.Is(err, inventory.ErrExists):
 		code = connect.CodeAlreadyExists
-	case errors.Is(err, auth.ErrProjectHolds), errors.Is(err, auth.ErrLastAdmin), errors.Is(err, auth.ErrNoPassword), errors.Is(err, auth.ErrRotating), errors.Is(err, token.ErrRotating):
+	case errors.Is(err, auth.ErrProjectHolds), errors.Is(err, auth.ErrLastAdmin), errors.Is(err, auth.ErrNoPassword), errors.Is(err, auth.ErrRotating), errors.Is(err, token.ErrRotating),
+		errors.Is(err, inventory.ErrHolds), errors.Is(err, inventory.ErrPhase), errors.Is(err, inventory.ErrQuota):
 		code = connect.CodeFailedPrecondition
 	case errors.Is(err, auth.ErrLogin):
 		code = connect.CodePermissionDenied
 	case errors.As(err, &limit):
 		code = connect.CodeResourceExhausted
-	case errors.Is(err, auth.ErrJoin), errors.Is(err, auth.ErrRevoked), errors.Is(err, auth.ErrDenied), errors.Is(err, fetch.ErrDenied):
+	case errors.Is(err, auth.ErrJoin), errors.Is(err, auth.ErrRevoked), errors.Is(err, auth.ErrDenied), errors.Is(err, fetch.ErrDenied), errors.Is(err, inventory.ErrDenied):
 		code = connect.CodePermissionDenied
-	case errors.Is(err, auth.ErrNoProject), errors.Is(err, auth.ErrNoUser), errors.Is(err, auth.ErrNoRobot), errors.Is(err, auth.ErrNoRule), errors.Is(err, auth.ErrNoNode), errors.Is(err, auth.ErrUnknownSession), errors.Is(err, fleet.ErrNoHosts), errors.Is(err, fetch.ErrNotFound),
+	case errors.Is(err, inventory.ErrNoPool), errors.Is(err, inventory.ErrNoServer), errors.Is(err, inventory.ErrNoCluster), errors.Is(err, inventory.ErrNoRole),
+		errors.Is(err, auth.ErrNoProject), errors.Is(err, auth.ErrNoUser), errors.Is(err, auth.ErrNoRobot), errors.Is(err, auth.ErrNoRule), errors.Is(err, auth.ErrNoNode), errors.Is(err, auth.ErrUnknownSession), errors.Is(err, fleet.ErrNoHosts), errors.Is(err, fetch.ErrNotFound),
 		errors.Is(err, seed.ErrUnknownUpstream), errors.As(err, &oci) && oci.Status == http.StatusNotFound:
 		code = connect.CodeNotFound
 	case errors.Is(err, fetch.ErrUnavailable):
@@ -257,6 +264,9 @@ func (s joinService) Join(ctx context.Context, req *connect.Request[shoalv1.Join
 	joined, err := s.Auth.Join(ctx, auth.Joining{
 		Token: m.Token, PublicKey: ed25519.PublicKey(m.PublicKey), Proof: m.Proof, Hostname: m.Hostname,
 	})
+	if err == nil {
+		err = s.arrived(ctx, inventory.Arrival{PeerID: joined.PeerID, Hostname: m.Hostname, Pool: joined.Pool, Server: joined.Server})
+	}
 	s.Audit.Record(joinEvent(m, hostOf(req.Peer().Addr), joined, err))
 	if err != nil {
 		s.Log.Warn("a node was not taken in", "from", req.Peer().Addr, "error", err)

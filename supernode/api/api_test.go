@@ -29,6 +29,7 @@ import (
 	"github.com/shoalproject/shoal/supernode/audit"
 	"github.com/shoalproject/shoal/supernode/auth"
 	"github.com/shoalproject/shoal/supernode/fleet"
+	"github.com/shoalproject/shoal/supernode/inventory"
 	"github.com/shoalproject/shoal/supernode/meta"
 	"github.com/shoalproject/shoal/supernode/objects"
 	"github.com/shoalproject/shoal/supernode/registry"
@@ -131,6 +132,12 @@ func newFrontWith(t *testing.T, change func(*auth.Config)) *front {
 	}
 	change(&config)
 	f.Auth, err = auth.New(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Inventory, err = inventory.New(inventory.Config{
+		Meta: store, Now: f.now, Log: log, UserID: f.Auth.UserID, ProviderFor: func(string) (string, error) { return "memory", nil },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

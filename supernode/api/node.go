@@ -238,6 +238,11 @@ func (s nodeService) Watch(ctx context.Context, req *connect.Request[shoalv1.Wat
 		return connect.NewError(connect.CodeAlreadyExists, err)
 	}
 	defer line.Close()
+	if err := s.opened(ctx, from, m.Hostname); err != nil {
+		return coded(err)
+	}
+	// The line may have ended because the request did, or the supernode stops.
+	defer s.closed(context.WithoutCancel(ctx), from.PeerID)
 	tick := time.NewTicker(alive)
 	defer tick.Stop()
 	order := s.idle()

@@ -19,6 +19,7 @@ import (
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/supernode/audit"
 	"github.com/shoalproject/shoal/supernode/auth"
+	"github.com/shoalproject/shoal/supernode/inventory"
 )
 
 const (
@@ -125,16 +126,19 @@ func refused(err error) bool {
 	case connect.CodePermissionDenied, connect.CodeUnauthenticated, connect.CodeResourceExhausted:
 		return true
 	}
-	return errors.Is(err, auth.ErrNoProject)
+	return errors.Is(err, auth.ErrNoProject) || errors.Is(err, inventory.ErrNoPool) || errors.Is(err, inventory.ErrNoServer)
 }
 
 // toldFields are the fields of requests that the audit may hold. No other is
 // looked at, so that a field with a secret has to be named here to leak.
 var toldFields = map[protoreflect.Name]bool{
-	"admin": true, "all": true, "count": true, "developers_delete": true, "digest": true, "disabled": true, "dry_run": true,
-	"everybody": true, "id": true, "images": true, "immutable_tags": true, "keep": true, "keep_days": true, "keep_last": true,
-	"name": true, "peer_id": true, "permissions": true, "pool": true, "project": true, "public": true, "quota_bytes": true,
-	"repositories": true, "role": true, "servers": true, "sign_after_seconds": true, "ttl_seconds": true, "user": true, "uses": true,
+	"address": true, "admin": true, "all": true, "cluster": true, "count": true, "developers_delete": true,
+	"digest": true, "disabled": true, "dry_run": true, "everybody": true, "force": true, "format": true,
+	"hardware_class": true, "id": true, "images": true, "immutable_tags": true, "keep": true, "keep_days": true,
+	"keep_last": true, "kind": true, "name": true, "peer_id": true, "permissions": true, "pool": true, "profile": true,
+	"project": true, "public": true, "quota_bytes": true, "remove": true, "repositories": true, "role": true,
+	"servers": true, "sign_after_seconds": true, "taint": true, "taints": true, "tier": true, "ttl_seconds": true,
+	"undo": true, "user": true, "uses": true,
 }
 
 // callEvent says what a call did to what. Reading is done often.
@@ -147,12 +151,15 @@ func callEvent(method string, request any) audit.Event {
 	noun, verb, _ := strings.Cut(action, ".")
 	e := audit.Event{Action: action, Often: slices.Contains([]string{"list", "get", "search"}, verb), Detail: told}
 	thing, _, _ := strings.Cut(noun, "-")
+	if thing == "taint" || thing == "fleet" {
+		thing = "server"
+	}
 	if thing == "project" && told["project"] == "" {
 		told["project"] = told["name"]
 		delete(told, "name")
 	}
 	e.Project = told["project"]
-	for _, of := range [][2]string{{"id", "session"}, {"id", thing}, {"user", "user"}, {"peer_id", "node"}, {"name", thing}, {"images", "image"}, {"project", "project"}, {"pool", "pool"}} {
+	for _, of := range [][2]string{{"id", thing}, {"name", thing}, {"user", "user"}, {"peer_id", "node"}, {"images", "image"}, {"project", "project"}, {"pool", "pool"}} {
 		if value := told[of[0]]; value != "" {
 			e.Object = of[1] + ":" + value
 			delete(told, of[0])

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/shoalproject/shoal/supernode/meta"
@@ -27,12 +28,13 @@ const (
 // in the commit that takes the quota, before the first of the servers, so that
 // what a killed supernode began is finished and never done twice.
 type request struct {
-	Pool     string `json:"pool"`
-	Key      string `json:"key"`
-	Count    int    `json:"count"`
-	Made     int    `json:"made"`
-	By       string `json:"by"`
-	Provider string `json:"provider"`
+	Pool     string    `json:"pool"`
+	Key      string    `json:"key"`
+	Count    int       `json:"count"`
+	Made     int       `json:"made"`
+	By       string    `json:"by"`
+	At       time.Time `json:"at"`
+	Provider string    `json:"provider"`
 	// HardwareClass is the pool's at that time.
 	HardwareClass string `json:"hardware_class,omitempty"`
 }
@@ -58,7 +60,7 @@ func (i *Inventory) CreateServers(ctx context.Context, by Caller, pool string, c
 	if key == "" || len(key) > maxKey || !utf8.ValidString(key) {
 		return nil, fmt.Errorf("%s: the key is %w: give 1 to %d bytes, the same ones to get the same servers", what, ErrInvalid, maxKey)
 	}
-	r := request{Pool: pool, Key: key, Count: count, By: by.Name, HardwareClass: p.HardwareClass}
+	r := request{Pool: pool, Key: key, Count: count, By: by.Name, At: i.cfg.Now().UTC(), HardwareClass: p.HardwareClass}
 	if r.Provider, err = i.providerOf(ctx, p); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
@@ -98,6 +100,8 @@ func (i *Inventory) providerOf(ctx context.Context, p Pool) (string, error) {
 
 // take books the seats of a request, or finds the one that was made before.
 func (i *Inventory) take(ctx context.Context, r request) (request, error) {
+	i.seating.Lock()
+	defer i.seating.Unlock()
 	taken := r
 	err := update(ctx, i.cfg.Meta, r.key(), func(old *request) (*request, []meta.Compare, []meta.Op, error) {
 		if old != nil {
@@ -107,31 +111,10 @@ func (i *Inventory) take(ctx context.Context, r request) (request, error) {
 			return nil, nil, nil, errUnchanged
 		}
 		taken = r
-		compares, ops, err := i.claim(ctx, r.Pool, r.Count)
+		compares, ops, err := i.reseat(ctx, map[string]seats{r.Pool: {Servers: r.Count}}, true)
 		return &r, compares, ops, err
 	})
 	return taken, err
-}
-
-// claim books seats in a pool, if its quota has them.
-func (i *Inventory) claim(ctx context.Context, pool string, count int) ([]meta.Compare, []meta.Op, error) {
-	p, revision, err := read[Pool](ctx, i.cfg.Meta, poolPrefix+pool)
-	if err != nil {
-		return nil, nil, err
-	}
-	if p == nil {
-		return nil, nil, errUnmade
-	}
-	has, compare, err := i.seatsOf(ctx, pool)
-	if err != nil {
-		return nil, nil, err
-	}
-	if limit := int(p.Quota.Servers); limit > 0 && has.Servers+count > limit {
-		return nil, nil, fmt.Errorf("%w: it has %d servers of %d; retire some, or ask a system administrator for more", ErrQuota, has.Servers, limit)
-	}
-	has.Servers += count
-	write, err := put(seatsPrefix+pool, has)
-	return []meta.Compare{{Key: poolPrefix + pool, Revision: revision}, compare}, []meta.Op{write}, err
 }
 
 // fulfil writes the servers of a request down, in batches that may be repeated.
@@ -272,26 +255,15 @@ func (i *Inventory) insert(ctx context.Context, s Server) error {
 	lock.Lock()
 	defer lock.Unlock()
 	for range conflictTries {
-		room, err := i.room(ctx, s)
-		if err == nil {
-			err = i.commit(ctx, nil, s, 0, room)
-		}
+		err := i.commit(ctx, nil, s, 0, besides{room: true})
 		if !errors.Is(err, meta.ErrConflict) {
 			return err
 		}
+		if has, _, err := i.readServer(ctx, s.ID); err != nil || has != nil {
+			return errors.Join(err, fmt.Errorf("server %s: %w", s.Name, ErrExists))
+		}
 	}
 	return fmt.Errorf("write server %s: %w, %d times over; try again", s.Name, meta.ErrConflict, conflictTries)
-}
-
-// room sees that the quota has a place for a server that is about to be
-// written, and has the commit compare what was seen; the seat is booked by the
-// server itself.
-func (i *Inventory) room(ctx context.Context, s Server) (besides, error) {
-	if !s.Phase.seated() {
-		return besides{}, nil
-	}
-	compares, _, err := i.claim(ctx, s.Pool, 1)
-	return besides{compares: compares}, err
 }
 
 func (i *Inventory) adoptKnown(ctx context.Context, by Caller, id string, a Adoption) (Server, error) {
@@ -316,16 +288,9 @@ func (i *Inventory) adoptKnown(ctx context.Context, by Caller, id string, a Adop
 		if err := s.adoptable(); err != nil {
 			return besides{}, err
 		}
-		var room besides
-		if s.Phase == Imported {
-			var err error
-			if room, err = i.room(ctx, Server{Pool: s.Pool, Phase: Requested}); err != nil {
-				return besides{}, err
-			}
-		}
 		s.Released = false
 		s.enter(i.cfg.Now(), outcome{phase: Requested}, "adopted by "+by.Name)
-		return room, nil
+		return besides{room: true}, nil
 	})
 }
 

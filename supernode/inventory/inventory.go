@@ -79,6 +79,9 @@ type Inventory struct {
 	// servers is locked, by the hash of the ID, while a server is changed and
 	// the change is told.
 	servers [64]sync.Mutex
+	// seating is held while the seats of a pool are counted and written. It is
+	// taken after a server's lock.
+	seating sync.Mutex
 }
 
 // New opens the book.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -240,8 +241,10 @@ func (i *Inventory) idOfPeer(ctx context.Context, peerID string) (string, error)
 
 // besides is what is committed together with a server.
 type besides struct {
-	compares []meta.Compare
-	ops      []meta.Op
+	ops []meta.Op
+	// room has the quota looked at, when the server takes a seat that is not
+	// booked yet.
+	room bool
 }
 
 // change is the one way in which a server that is there changes. edit makes
@@ -285,26 +288,7 @@ func (i *Inventory) commit(ctx context.Context, before *Server, after Server, re
 	if before != nil && len(extra.ops) == 0 && same(old, after) {
 		return nil
 	}
-	write, err := put(serverPrefix+after.ID, after)
-	if err != nil {
-		return err
-	}
-	compares, ops := append(slices.Clone(extra.compares), meta.Compare{Key: serverPrefix + after.ID, Revision: revision}), append(slices.Clone(extra.ops), write)
-	if !proto.Equal(old.Facts, after.Facts) {
-		raw, err := proto.Marshal(after.Facts)
-		if err != nil {
-			return fmt.Errorf("encode the facts of %s: %w", after.ID, err)
-		}
-		ops = append(ops, meta.Put(factsPrefix+after.ID, raw))
-	}
-	for _, add := range []func(context.Context, Server, Server) ([]meta.Compare, []meta.Op, error){i.reseat, i.rename, i.rebind} {
-		c, o, err := add(ctx, old, after)
-		if err != nil {
-			return err
-		}
-		compares, ops = append(compares, c...), append(ops, o...)
-	}
-	if _, err := i.cfg.Meta.Commit(ctx, compares, ops); err != nil {
+	if err := i.write(ctx, old, after, revision, extra); err != nil {
 		return err
 	}
 	if old.Phase != after.Phase {
@@ -316,46 +300,103 @@ func (i *Inventory) commit(ctx context.Context, before *Server, after Server, re
 	return nil
 }
 
+func (i *Inventory) write(ctx context.Context, old, after Server, revision meta.Revision, extra besides) error {
+	record, err := put(serverPrefix+after.ID, after)
+	if err != nil {
+		return err
+	}
+	compares, ops := []meta.Compare{{Key: serverPrefix + after.ID, Revision: revision}}, append(slices.Clone(extra.ops), record)
+	if !proto.Equal(old.Facts, after.Facts) {
+		raw, err := proto.Marshal(after.Facts)
+		if err != nil {
+			return fmt.Errorf("encode the facts of %s: %w", after.ID, err)
+		}
+		ops = append(ops, meta.Put(factsPrefix+after.ID, raw))
+	}
+	if moves := seatsMoved(old, after); len(moves) > 0 {
+		i.seating.Lock()
+		defer i.seating.Unlock()
+		c, o, err := i.reseat(ctx, moves, extra.room)
+		if err != nil {
+			return err
+		}
+		compares, ops = append(compares, c...), append(ops, o...)
+	}
+	for _, add := range []func(context.Context, Server, Server) ([]meta.Compare, []meta.Op, error){i.rename, i.rebind} {
+		c, o, err := add(ctx, old, after)
+		if err != nil {
+			return err
+		}
+		compares, ops = append(compares, c...), append(ops, o...)
+	}
+	_, err = i.cfg.Meta.Commit(ctx, compares, ops)
+	return err
+}
+
 func same(a, b Server) bool {
 	facts := proto.Equal(a.Facts, b.Facts)
 	a.Facts, b.Facts = nil, nil
 	return facts && reflect.DeepEqual(a, b)
 }
 
-// reseat counts the server where it is now.
-func (i *Inventory) reseat(ctx context.Context, old, after Server) (compares []meta.Compare, ops []meta.Op, err error) {
-	change := map[string]func(*seats){}
-	if old.Pool == after.Pool {
-		var was, is seats
-		was.add(old.Phase, 1)
-		is.add(after.Phase, 1)
-		if old.ID != "" && was == is {
-			return nil, nil, nil
-		}
+// seatsMoved is by how much the seats of each pool change; empty for a change
+// that moves none.
+func seatsMoved(old, after Server) map[string]seats {
+	moves := map[string]seats{}
+	count := func(s Server, n int) {
+		m := moves[s.Pool]
+		m.add(s.Phase, n)
+		moves[s.Pool] = m
 	}
 	if old.ID != "" {
-		change[old.Pool] = func(s *seats) { s.add(old.Phase, -1) }
+		count(old, -1)
 	}
-	leave := change[after.Pool]
-	change[after.Pool] = func(s *seats) {
-		if leave != nil {
-			leave(s)
-		}
-		s.add(after.Phase, 1)
-	}
-	for pool, count := range change {
-		s, compare, err := i.seatsOf(ctx, pool)
+	count(after, 1)
+	maps.DeleteFunc(moves, func(_ string, m seats) bool { return m == seats{} })
+	return moves
+}
+
+// reseat counts servers where they are now. The caller holds seating: else a
+// crowd of hosts that joins one pool would have most of its commits refused.
+func (i *Inventory) reseat(ctx context.Context, moves map[string]seats, room bool) (compares []meta.Compare, ops []meta.Op, err error) {
+	for pool, by := range moves {
+		has, compare, err := i.seatsOf(ctx, pool)
 		if err != nil {
 			return nil, nil, err
 		}
-		count(&s)
-		write, err := put(seatsPrefix+pool, s)
+		if room && by.Servers > 0 {
+			quota, err := i.within(ctx, pool, has.Servers+by.Servers)
+			if err != nil {
+				return nil, nil, err
+			}
+			compares = append(compares, quota)
+		}
+		has.Servers += by.Servers
+		has.Imported += by.Imported
+		write, err := put(seatsPrefix+pool, has)
 		if err != nil {
 			return nil, nil, err
 		}
 		compares, ops = append(compares, compare), append(ops, write)
 	}
 	return compares, ops, nil
+}
+
+// within sees that a pool's quota lets it have so many servers, and makes the
+// compare by which that still holds in the commit.
+func (i *Inventory) within(ctx context.Context, pool string, servers int) (meta.Compare, error) {
+	p, revision, err := read[Pool](ctx, i.cfg.Meta, poolPrefix+pool)
+	compare := meta.Compare{Key: poolPrefix + pool, Revision: revision}
+	switch {
+	case err != nil:
+		return compare, err
+	case p == nil:
+		return compare, errUnmade
+	}
+	if limit := int(p.Quota.Servers); limit > 0 && servers > limit {
+		return compare, fmt.Errorf("%w: it would have %d servers of %d; retire some, or ask a system administrator for more", ErrQuota, servers, limit)
+	}
+	return compare, nil
 }
 
 // rename keeps names unique among servers that are not retired.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Owned finds a server and decides whether somebody may do something to its
@@ -89,4 +90,31 @@ func (i *Inventory) SetTaint(ctx context.Context, by Caller, idOrName, taint str
 		slices.Sort(s.Taints)
 		return besides{}, checkTaints(s.Taints)
 	})
+}
+
+// Visible lists the servers of a pool, or of all pools for "", that somebody
+// may see, by name.
+func (i *Inventory) Visible(ctx context.Context, by Caller, pool string) ([]Server, error) {
+	if pool != "" {
+		if _, err := i.May(ctx, by, pool, View); err != nil {
+			return nil, err
+		}
+	}
+	list, err := i.Servers(ctx, pool)
+	if err != nil {
+		return nil, err
+	}
+	if pool == "" && !by.Admin {
+		pools, err := i.Pools(ctx, by)
+		if err != nil {
+			return nil, err
+		}
+		seen := map[string]bool{}
+		for _, p := range pools {
+			seen[p.Name] = true
+		}
+		list = slices.DeleteFunc(list, func(s Server) bool { return !seen[s.Pool] })
+	}
+	slices.SortFunc(list, func(a, b Server) int { return strings.Compare(a.Name+"\x00"+a.ID, b.Name+"\x00"+b.ID) })
+	return list, nil
 }

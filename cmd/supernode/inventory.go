@@ -1,0 +1,24 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/shoalproject/shoal/supernode/inventory"
+)
+
+// openBook opens the book of the fleet.
+func (h *house) openBook() (err error) {
+	h.book, err = inventory.New(inventory.Config{
+		Meta: h.meta, UserID: h.auth.UserID, Now: time.Now, Log: h.log,
+	})
+	return err
+}
+
+// resumeBook finishes what a supernode that was killed had begun.
+func (h *house) resumeBook(ctx context.Context) error {
+	if err := h.book.Resume(ctx); err != nil {
+		return err
+	}
+	return h.api.RetireRevoked(ctx)
+}
