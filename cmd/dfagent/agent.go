@@ -23,6 +23,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/gateway"
 	"github.com/shoalproject/shoal/pkg/identity"
 	"github.com/shoalproject/shoal/pkg/mirror"
+	"github.com/shoalproject/shoal/pkg/profile"
 	"github.com/shoalproject/shoal/pkg/records"
 	"github.com/shoalproject/shoal/pkg/runtime/containerd"
 	"github.com/shoalproject/shoal/pkg/settings"
@@ -62,6 +63,7 @@ type agent struct {
 	gate     *mirror.Gate
 	pulls    *pulls
 	decided  *decided
+	keeper   *profile.Keeper
 
 	closers []func() error // in the order in which they were opened
 }
@@ -93,7 +95,7 @@ func open(ctx context.Context, c config, log *slog.Logger) (a *agent, err error)
 		}
 	}
 	a.openFetch(welcome)
-	return a, nil
+	return a, a.openKeeper()
 }
 
 // hear takes on what a welcome says; it is called for each new one.

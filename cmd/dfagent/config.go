@@ -32,6 +32,8 @@ type config struct {
 	Containerd    string        `yaml:"containerd" help:"Socket of containerd: what it holds is served to neighbours, and prewarm --unpack brings images into it."`
 	ContainerdNS  string        `yaml:"containerd-namespace" help:"containerd namespace that images are brought into."`
 	Docker        string        `yaml:"docker" help:"Socket of Docker, for prewarm --unpack where there is no containerd."`
+	ApplyProfiles bool          `yaml:"apply-profiles" help:"Change this host as its pool's profile says, when the supernode orders it; else it is only looked at. On for root."`
+	ProfileRoot   string        `yaml:"profile-root" help:"Folder that stands for / in the steps of a profile, to prepare a disk image or to try a profile out."`
 }
 
 func defaults() config {
@@ -45,6 +47,8 @@ func defaults() config {
 		CacheSize:     50e9,
 		UploadSlots:   5,
 		ContainerdNS:  "k8s.io",
+		ApplyProfiles: os.Geteuid() == 0,
+		ProfileRoot:   "/",
 	}
 }
 

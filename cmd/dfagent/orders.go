@@ -51,6 +51,10 @@ func (o *orders) handle(ctx context.Context, order *shoalv1.Order) {
 	case *shoalv1.Order_Idle:
 		// One that was missed could have been about anything.
 		o.rightsChanged(ctx, &shoalv1.RightsChanged{Number: what.Idle.RightsNumber, Before: -1})
+	case *shoalv1.Order_ApplyProfile:
+		o.wait.Go(func() { o.agent.keeper.Carry(ctx, order.Id, what.ApplyProfile) })
+	case *shoalv1.Order_Cancel:
+		o.agent.keeper.Cancel(what.Cancel.OrderId)
 	case *shoalv1.Order_Prewarm:
 		o.wait.Go(func() {
 			select {

@@ -2,6 +2,7 @@ package profile
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,7 +26,7 @@ type Host struct {
 	Sockets map[string]string
 	// Authority is the PEM certificate of the authority that the supernode's
 	// own comes from, empty where that is none of its own.
-	Authority func() ([]byte, error)
+	Authority func(context.Context) ([]byte, error)
 	// Clock tells how well the clock is kept.
 	Clock func() (Clock, error)
 	// Mirror plans the mirror configuration of "containerd" or "docker".

@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	maxSteps    = 64
+	// maxSteps keeps a whole report well below what a supernode takes at once.
+	maxSteps    = 24
 	maxSettings = 256
 	// maxSetting bounds one setting's value, in bytes.
 	maxSetting = 64 << 10

@@ -45,8 +45,6 @@ ExecStart=%s
 WorkingDirectory=%s
 Restart=always
 RestartSec=2
-# What it has under way, such as the installing of a package, may finish.
-KillMode=process
 LimitNOFILE=1048576
 
 [Install]

@@ -53,12 +53,8 @@ func newCAStep(h *Host, v *values) Step {
 // parseAuthorities reads certificates of authorities, and nothing else.
 func parseAuthorities(raw []byte) ([]*x509.Certificate, error) {
 	var out []*x509.Certificate
-	for {
-		block, rest := pem.Decode(raw)
-		if block == nil {
-			break
-		}
-		raw = rest
+	block, rest := pem.Decode(raw)
+	for ; block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "CERTIFICATE" {
 			return nil, fmt.Errorf("it holds a %s, and only certificates belong here", strings.ToLower(block.Type))
 		}
@@ -72,7 +68,7 @@ func parseAuthorities(raw []byte) ([]*x509.Certificate, error) {
 		out = append(out, cert)
 	}
 	switch {
-	case len(strings.TrimSpace(string(raw))) > 0:
+	case len(strings.TrimSpace(string(rest))) > 0:
 		return nil, errors.New("there is something else than PEM in it")
 	case len(out) == 0 || len(out) > maxAuthorities:
 		return nil, fmt.Errorf("it holds %d certificates; want 1 to %d", len(out), maxAuthorities)
@@ -82,11 +78,11 @@ func parseAuthorities(raw []byte) ([]*x509.Certificate, error) {
 
 // wanted are the authorities to trust, none where the supernode's certificate
 // comes from one that everybody trusts.
-func (s *caStep) wanted() ([]*x509.Certificate, error) {
+func (s *caStep) wanted(ctx context.Context) ([]*x509.Certificate, error) {
 	raw := []byte(s.pem)
 	if s.pem == "" {
 		var err error
-		if raw, err = s.host.Authority(); err != nil {
+		if raw, err = s.host.Authority(ctx); err != nil {
 			return nil, fmt.Errorf("find the supernode's authority: %w", err)
 		}
 		if len(raw) == 0 {
@@ -115,8 +111,8 @@ func (s *caStep) place() int {
 }
 
 // Check implements Step.
-func (s *caStep) Check(context.Context) (Found, error) {
-	want, err := s.wanted()
+func (s *caStep) Check(ctx context.Context) (Found, error) {
+	want, err := s.wanted(ctx)
 	if err != nil {
 		return Found{}, err
 	}
@@ -176,7 +172,7 @@ func encodePEM(c *x509.Certificate) string {
 
 // Apply implements Step.
 func (s *caStep) Apply(ctx context.Context) (string, error) {
-	want, err := s.wanted()
+	want, err := s.wanted(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -38,7 +39,7 @@ func newPlace(t *testing.T, files map[string]string) *place {
 	}
 	t.Cleanup(func() { os.RemoveAll(root) })
 	p := &place{t: t, calls: filepath.Join(root, "calls"), Host: &Host{Root: root, Data: root,
-		Authority: func() ([]byte, error) { return nil, nil },
+		Authority: func(context.Context) ([]byte, error) { return nil, nil },
 		Clock:     func() (Clock, error) { return Clock{Synchronised: true}, nil },
 		Agent:     Agent{Executable: "/bin/sh", Args: []string{"serve"}, Folder: "/", Member: func() error { return nil }},
 	}}
@@ -361,7 +362,7 @@ func TestCAStep(t *testing.T) {
 	first, second := authority(t, "first", true), authority(t, "second", true)
 	own := ""
 	p := newPlace(t, nil)
-	p.Authority = func() ([]byte, error) { return []byte(own), nil }
+	p.Authority = func(context.Context) ([]byte, error) { return []byte(own), nil }
 	p.says(p.step(kindCA, ok), "no authority of its own")
 	own = first
 	p.says(p.step(kindCA, fails), "install ca-certificates")

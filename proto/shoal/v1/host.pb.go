@@ -30,7 +30,7 @@ const (
 	StepStatus_CHANGED           StepStatus_State = 2 // it was applied, and the check passed then
 	StepStatus_WOULD_CHANGE      StepStatus_State = 3 // of a dry run, or a drift that was found
 	StepStatus_FAILED            StepStatus_State = 4
-	StepStatus_WAITING           StepStatus_State = 5 // a step before it failed
+	StepStatus_WAITING           StepStatus_State = 5 // not looked at: a step before it is not done, or failed
 )
 
 // Enum value maps for StepStatus_State.
@@ -505,7 +505,9 @@ func (x *Profile) GetSteps() []*Step {
 }
 
 // ApplyProfile has the host check each step and apply those that do not hold,
-// in order; the first that fails ends it.
+// in order; the first that fails ends it. From then on the host looks now and
+// then whether they still hold, and changes nothing by itself. A profile
+// without a name ends that.
 type ApplyProfile struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Profile *Profile               `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
@@ -651,7 +653,13 @@ type ReportStepsRequest struct {
 	Profile string        `protobuf:"bytes,2,opt,name=profile,proto3" json:"profile,omitempty"`
 	Steps   []*StepStatus `protobuf:"bytes,3,rep,name=steps,proto3" json:"steps,omitempty"`
 	// All steps were looked at, or one failed: no more follows for the order.
-	Done          bool `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
+	Done bool `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
+	// Why the order was not carried out at all; then there are no steps.
+	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// Nothing was changed: the steps were only looked at.
+	DryRun bool `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// With error: another run goes on there, and reports when it is done.
+	Busy          bool `protobuf:"varint,7,opt,name=busy,proto3" json:"busy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -710,6 +718,27 @@ func (x *ReportStepsRequest) GetSteps() []*StepStatus {
 func (x *ReportStepsRequest) GetDone() bool {
 	if x != nil {
 		return x.Done
+	}
+	return false
+}
+
+func (x *ReportStepsRequest) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *ReportStepsRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ReportStepsRequest) GetBusy() bool {
+	if x != nil {
+		return x.Busy
 	}
 	return false
 }
@@ -1537,12 +1566,15 @@ const file_shoal_v1_host_proto_rawDesc = "" +
 	"\fWOULD_CHANGE\x10\x03\x12\n" +
 	"\n" +
 	"\x06FAILED\x10\x04\x12\v\n" +
-	"\aWAITING\x10\x05\"\x89\x01\n" +
+	"\aWAITING\x10\x05\"\xcc\x01\n" +
 	"\x12ReportStepsRequest\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x18\n" +
 	"\aprofile\x18\x02 \x01(\tR\aprofile\x12*\n" +
 	"\x05steps\x18\x03 \x03(\v2\x14.shoal.v1.StepStatusR\x05steps\x12\x12\n" +
-	"\x04done\x18\x04 \x01(\bR\x04done\"\x15\n" +
+	"\x04done\x18\x04 \x01(\bR\x04done\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12\x17\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\x12\x12\n" +
+	"\x04busy\x18\a \x01(\bR\x04busy\"\x15\n" +
 	"\x13ReportStepsResponse\"\xf2\x02\n" +
 	"\tContainer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
