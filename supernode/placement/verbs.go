@@ -1,0 +1,280 @@
+package placement
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/shoalproject/shoal/supernode/meta"
+)
+
+// Order is what somebody wants placed.
+type Order struct {
+	Name, Pool string
+	Project    string // the image's; "" for another registry's
+	By         string
+	Service    Service
+	Replicas   int
+	Spares     int // less than 0 takes the default
+	Spread     Spread
+	Tier       string
+	Class      string
+	Tolerate   []string
+	Deadline   time.Duration // 0 takes the default
+}
+
+var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
+
+// check refuses what cannot be placed.
+func (o Order) check() error {
+	switch {
+	case !nameForm.MatchString(o.Name):
+		return fmt.Errorf("the name %.70q is %w: 1 to 40 of a-z, 0-9 and -, which neither begins nor ends it", o.Name, ErrInvalid)
+	case o.Pool == "":
+		return fmt.Errorf("no pool is %w: name one", ErrInvalid)
+	case o.Replicas < 1 || o.Replicas > MaxReplicas:
+		return fmt.Errorf("%d replicas are %w: 1 to %d", o.Replicas, ErrInvalid, MaxReplicas)
+	case o.Tier != "" && o.Tier != TierCore && o.Tier != TierLight:
+		return fmt.Errorf("the tier %.70q is %w: core or light", o.Tier, ErrInvalid)
+	case !slices.Contains([]Spread{Packed, SpreadHost, SpreadRack, SpreadZone}, o.Spread):
+		return fmt.Errorf("the spread %.70q is %w: rack, zone, host or none", o.Spread, ErrInvalid)
+	case o.Deadline < 0 || o.Deadline > 24*time.Hour || o.Spares > MaxReplicas || len(o.Tolerate) > 20:
+		return fmt.Errorf("a deadline of %v with %d spares and %d tolerated taints is %w", o.Deadline, o.Spares, len(o.Tolerate), ErrInvalid)
+	}
+	return o.Service.check()
+}
+
+func (s Service) check() error {
+	size := 0
+	for _, e := range s.Env {
+		if name, _, ok := strings.Cut(e, "="); !ok || name == "" || strings.ContainsRune(e, 0) {
+			return fmt.Errorf("an environment entry is %w: NAME=value", ErrInvalid)
+		}
+		size += len(e)
+	}
+	for _, a := range s.Args {
+		size += len(a)
+	}
+	switch n := s.Need; {
+	case size > MaxServiceBytes || len(s.Env)+len(s.Args) > 1000:
+		return fmt.Errorf("arguments and environment of %d bytes are %w: at most %d", size, ErrInvalid, MaxServiceBytes)
+	case n.CPU < 0 || n.Memory < 0 || len(n.Ports) > 32:
+		return fmt.Errorf("limits below 0 or %d ports are %w", len(n.Ports), ErrInvalid)
+	}
+	for i, p := range s.Need.Ports {
+		if p < 1 || p > 65535 || slices.Contains(s.Need.Ports[:i], p) {
+			return fmt.Errorf("port %d is %w: 1 to 65535, each once", p, ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// record is a placement that nothing was done for yet.
+func (o Order) record(now time.Time) Record {
+	if o.Spares < 0 {
+		o.Spares = 1 + o.Replicas/10
+	}
+	slices.Sort(o.Service.Need.Ports)
+	return Record{
+		Name: o.Name, Pool: o.Pool, Project: o.Project, Replicas: o.Replicas, Spares: o.Spares, Spread: o.Spread, Tier: o.Tier, Class: o.Class,
+		Tolerate: o.Tolerate, Phase: PhasePlanning, By: o.By, Created: now, Drawn: 1,
+		Revisions: []Revision{{Number: 1, Service: o.Service, By: o.By, At: now}},
+	}
+}
+
+// begin writes a change into a record.
+func (r *Runner) begin(record *Record, kind string, revision int64, deadline time.Duration) *Change {
+	if deadline == 0 {
+		deadline = DefaultDeadline
+	}
+	now := r.cfg.Now()
+	record.Change = &Change{
+		ID: rand.Text(), Kind: kind, Step: stepPlan, Revision: revision, Began: now, Until: now.Add(deadline), Lasts: deadline, Since: now,
+	}
+	record.Prepulls, record.Verdicts, record.Reason = nil, nil, ""
+	return record.Change
+}
+
+// Explain says what Place would decide now, and changes nothing.
+func (r *Runner) Explain(ctx context.Context, o Order) (Plan, error) {
+	if err := o.check(); err != nil {
+		return Plan{}, err
+	}
+	record := o.record(r.cfg.Now())
+	image, hosts, room, err := r.survey(ctx, o.Pool, o.Service)
+	if err != nil {
+		return Plan{}, err
+	}
+	query := record.request(o.Service, image, o.Replicas)
+	query.Room = room
+	return Make(query, hosts)
+}
+
+// Place begins a placement. A failed one of that name is replaced. It returns
+// when that is written down; Watch says how it goes on.
+func (r *Runner) Place(ctx context.Context, o Order) (Record, error) {
+	if err := o.check(); err != nil {
+		return Record{}, err
+	}
+	v, err := read[Record](ctx, r.cfg.Meta, namePrefix+o.Name)
+	if err != nil {
+		return Record{}, err
+	}
+	if v.revision != 0 && (v.value.Phase != PhaseFailed || v.value.Change != nil || v.value.Removing || len(v.value.Containers) > 0) {
+		return Record{}, fmt.Errorf("%w: %q", ErrExists, o.Name)
+	}
+	v.value = o.record(r.cfg.Now())
+	r.begin(&v.value, kindPlace, 1, o.Deadline)
+	if v, err = r.save(ctx, v); errors.Is(err, meta.ErrConflict) {
+		err = fmt.Errorf("%w: %q", ErrExists, o.Name)
+	}
+	r.drive(o.Name)
+	return v.value, err
+}
+
+// idle refuses a change while another one is in progress, or when there is
+// nothing to change.
+func (r *Record) idle() error {
+	switch {
+	case r.Removing:
+		return fmt.Errorf("%w: %q is being removed", ErrBusy, r.Name)
+	case r.Change != nil:
+		return fmt.Errorf("%w: %q is in the middle of a change (%s); wait until it is over, or remove the placement", ErrBusy, r.Name, r.Change.Kind)
+	case r.Phase == PhaseFailed:
+		return fmt.Errorf("%w: nothing of %q was placed; place it again", ErrBusy, r.Name)
+	}
+	return nil
+}
+
+// Scale changes how many containers there are.
+func (r *Runner) Scale(ctx context.Context, name string, replicas int) (Record, error) {
+	if replicas < 1 || replicas > MaxReplicas {
+		return Record{}, fmt.Errorf("%d replicas are %w: 1 to %d; to have none, stop or remove the placement", replicas, ErrInvalid, MaxReplicas)
+	}
+	v, err := r.load(ctx, name)
+	if err != nil {
+		return Record{}, err
+	}
+	hosts, err := r.cfg.World.Hosts(ctx, v.value.Pool, nil, nil)
+	if err != nil {
+		return Record{}, fmt.Errorf("list the hosts of pool %s: %w", v.value.Pool, err)
+	}
+	record, err := r.change(ctx, name, func(record *Record) error {
+		if err := record.idle(); err != nil {
+			return err
+		}
+		was := record.Replicas
+		record.Replicas = replicas
+		if more := replicas - len(record.Containers); more > 0 {
+			r.begin(record, kindScale, record.current().Number, 0).Was = was
+			return nil
+		}
+		record.Reason = ""
+		record.Phase = record.restingPhase()
+		gone := fewer(record.Spread, r.running(record, byServer(hosts)), hosts, len(record.Containers)-replicas)
+		record.Containers = slices.DeleteFunc(record.Containers, func(p Placed) bool { return slices.Contains(gone, p.ID) })
+		return nil
+	})
+	r.drive(name)
+	return record, err
+}
+
+// Update brings in a new version of the service, as edit makes it of the one
+// that is in force.
+func (r *Runner) Update(ctx context.Context, name, by string, deadline time.Duration, edit func(Record, Service) (Service, error)) (Record, error) {
+	record, err := r.change(ctx, name, func(record *Record) error {
+		if err := record.idle(); err != nil {
+			return err
+		}
+		before := record.current()
+		next, err := edit(*record, before.Service)
+		if err != nil {
+			return err
+		}
+		slices.Sort(next.Need.Ports)
+		if err := next.check(); err != nil {
+			return err
+		}
+		record.Drawn++
+		record.Revisions = append(record.Revisions, Revision{Number: record.Drawn, Service: next, By: by, At: r.cfg.Now()})
+		r.begin(record, kindUpdate, record.Drawn, deadline).Before = before.Number
+		return nil
+	})
+	r.drive(name)
+	return record, err
+}
+
+// RollBack is Update with the service of an earlier revision; 0 is the one
+// before.
+func (r *Runner) RollBack(ctx context.Context, name, by string, revision int64, may func(Service) error) (Record, error) {
+	return r.Update(ctx, name, by, 0, func(record Record, _ Service) (Service, error) {
+		if revision == 0 {
+			if len(record.Revisions) < 2 {
+				return Service{}, fmt.Errorf("%w: placement %s has had one version only", ErrNotFound, name)
+			}
+			revision = record.Revisions[len(record.Revisions)-2].Number
+		}
+		v, ok := record.revision(revision)
+		if !ok {
+			return Service{}, fmt.Errorf("%w: placement %s has no revision %d", ErrNotFound, name, revision)
+		}
+		return v.Service, may(v.Service)
+	})
+}
+
+// Stop ends the containers and keeps their places.
+func (r *Runner) Stop(ctx context.Context, name string) (Record, error) {
+	return r.turn(ctx, name, func(record *Record) { record.Stopped = true })
+}
+
+// Start is Stop taken back.
+func (r *Runner) Start(ctx context.Context, name string) (Record, error) {
+	return r.turn(ctx, name, func(record *Record) { record.Stopped = false })
+}
+
+// Restart ends each container and starts it again, all at once.
+func (r *Runner) Restart(ctx context.Context, name string) (Record, error) {
+	return r.turn(ctx, name, func(record *Record) {
+		for i := range record.Containers {
+			record.Containers[i].Restarts++
+		}
+	})
+}
+
+func (r *Runner) turn(ctx context.Context, name string, edit func(*Record)) (Record, error) {
+	record, err := r.change(ctx, name, func(record *Record) error {
+		if err := record.idle(); err != nil {
+			return err
+		}
+		edit(record)
+		record.Phase, record.Reason = record.restingPhase(), ""
+		return nil
+	})
+	r.drive(name)
+	return record, err
+}
+
+// Remove ends a placement, in the middle of a change too. It returns when that
+// is written down.
+func (r *Runner) Remove(ctx context.Context, name string) error {
+	_, err := r.change(ctx, name, func(record *Record) error {
+		record.Removing, record.Phase, record.Change = true, PhaseRemoving, nil
+		return nil
+	})
+	r.drive(name)
+	return err
+}
+
+// Get reads a placement. The error wraps ErrNotFound.
+func (r *Runner) Get(ctx context.Context, name string) (Record, error) {
+	v, err := r.load(ctx, name)
+	return v.value, err
+}
+
+// List reads all placements, by name.
+func (r *Runner) List(ctx context.Context) ([]Record, error) { return r.records(ctx) }
