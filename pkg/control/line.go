@@ -41,6 +41,7 @@ type Line struct {
 
 	mu        sync.Mutex
 	opened    bool             // it was open once; guarded by mu
+	opening   chan struct{}    // closed when it opens next; guarded by mu
 	welcome   *shoalv1.Welcome // guarded by mu
 	first     string           // guarded by mu; the peer ID that answered last
 	reachable bool             // guarded by mu
@@ -51,7 +52,7 @@ type Line struct {
 // welcome when no supernode renews the membership over the line: it may have
 // run out, or they may have moved.
 func NewLine(node *identity.Node, welcome *shoalv1.Welcome, back func(context.Context, *shoalv1.Welcome) (*shoalv1.Welcome, error), log *slog.Logger) *Line {
-	l := &Line{left: time.Now(), node: node, welcome: welcome, back: back, log: log, again: make(chan struct{}, 1)}
+	l := &Line{left: time.Now(), opening: make(chan struct{}), node: node, welcome: welcome, back: back, log: log, again: make(chan struct{}, 1)}
 	l.client = &http.Client{Transport: &http.Transport{
 		DialTLSContext:      l.dial,
 		MaxIdleConnsPerHost: 8,
@@ -133,6 +134,16 @@ func (l *Line) answered(base string, up bool) {
 		l.RenewSoon()
 	}
 	l.opened = true
+	close(l.opening)
+	l.opening = make(chan struct{})
+}
+
+// Opened is closed the next time that the line opens: what the supernode is to
+// know of this host is told again then.
+func (l *Line) Opened() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.opening
 }
 
 // RenewSoon has KeepRenewed renew within half a minute.
