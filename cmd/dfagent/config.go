@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/shoalproject/shoal/pkg/settings"
 )
@@ -13,6 +16,7 @@ import (
 type config struct {
 	Supernodes    []string      `yaml:"supernode" help:"URL of a supernode; more than one by commas or repetition. Needed for the first join, afterwards the supernodes name each other."`
 	Join          string        `yaml:"join" help:"Token from 'supernode join-token'; needed once, the identity lives in the data folder."`
+	JoinFile      string        `yaml:"join-file" help:"File with that token, instead of join; read only while this host has not joined."`
 	CA            string        `yaml:"ca" help:"PEM file of the supernode's authority, where the join token does not pin it."`
 	Data          string        `yaml:"data" help:"Folder for the identity and the blobs."`
 	Hostname      string        `yaml:"hostname" help:"Name of this host in lists; empty takes the system's."`
@@ -72,6 +76,9 @@ func (c *config) check() error {
 	if !loopback && c.MetricsToken == "" {
 		return fmt.Errorf("--metrics-listen %s is not loopback: name a file with a bearer token by --metrics-token-file", c.MetricsListen)
 	}
+	if c.Join != "" && c.JoinFile != "" {
+		return errors.New("--join and --join-file are two ways to say one thing; give one of them")
+	}
 	if c.UploadSlots < 1 {
 		return fmt.Errorf("--upload-slots %d: at least one is needed", c.UploadSlots)
 	}
@@ -82,6 +89,31 @@ func (c *config) check() error {
 		}
 		c.Hostname = name
 	}
+	return nil
+}
+
+// maxJoinFile bounds what is read as a join token, in bytes.
+const maxJoinFile = 4096
+
+// readJoin takes the join token from its file. One that is not there is none:
+// whoever put it there may have taken it away after the join.
+func (c *config) readJoin() error {
+	if c.JoinFile == "" {
+		return nil
+	}
+	f, err := os.Open(c.JoinFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read --join-file: %w", err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxJoinFile))
+	if err != nil {
+		return fmt.Errorf("read --join-file: %w", err)
+	}
+	c.Join = strings.TrimSpace(string(raw))
 	return nil
 }
 

@@ -28,6 +28,9 @@ func (a *agent) enter(ctx context.Context) (*shoalv1.Welcome, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.config.readJoin(); err != nil {
+		return nil, err
+	}
 	a.node = identity.NewNode(a.key, a.clock.Now)
 	switch {
 	case welcome != nil:
