@@ -35,7 +35,7 @@ func command(out, errOut io.Writer) *cobra.Command {
 	root.SetOut(out)
 	root.SetErr(errOut)
 	settings.Root(root)
-	root.AddCommand(serveCommand(), configCommand(), joinTokenCommand(), gcCommand(), verifyCommand(), backupCommand(), rotateKeysCommand(), versionCommand())
+	root.AddCommand(serveCommand(), configCommand(), joinTokenCommand(), gcCommand(), verifyCommand(), backupCommand(), rotateKeysCommand(), sshKeyCommand(), versionCommand())
 	return root
 }
 

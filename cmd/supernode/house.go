@@ -30,6 +30,7 @@ import (
 	"github.com/shoalproject/shoal/supernode/inventory"
 	"github.com/shoalproject/shoal/supernode/meta"
 	"github.com/shoalproject/shoal/supernode/objects"
+	"github.com/shoalproject/shoal/supernode/provision"
 	"github.com/shoalproject/shoal/supernode/registry"
 	"github.com/shoalproject/shoal/supernode/seed"
 	"github.com/shoalproject/shoal/supernode/tracker"
@@ -60,6 +61,7 @@ type house struct {
 	shown    *token.Grants // checks those that are shown
 	fleet    *fleet.Fleet
 	book     *inventory.Inventory
+	machines *provision.Reconciler
 	dht      *dht.Node
 	pieces   *swarm.Server
 	api      api.Config
@@ -92,6 +94,9 @@ func open(ctx context.Context, c config, log *slog.Logger) (h *house, err error)
 		return h, err
 	}
 	if err := h.openBook(); err != nil {
+		return h, err
+	}
+	if err := h.openMachines(); err != nil {
 		return h, err
 	}
 	if err := h.openSeed(); err != nil {

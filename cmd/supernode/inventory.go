@@ -10,7 +10,7 @@ import (
 // openBook opens the book of the fleet.
 func (h *house) openBook() (err error) {
 	h.book, err = inventory.New(inventory.Config{
-		Meta: h.meta, UserID: h.auth.UserID, Now: time.Now, Log: h.log,
+		Meta: h.meta, UserID: h.auth.UserID, OnChange: h.serverChanged, Now: time.Now, Log: h.log,
 	})
 	return err
 }

@@ -171,6 +171,7 @@ func (h *house) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	addresses.Serve(group)
 	group.Go(func() error { return h.keepHouse(ctx) })
+	group.Go(func() error { h.machines.Run(ctx); return nil })
 	h.ready.up.Store(true)
 	group.Go(func() error {
 		<-ctx.Done()

@@ -99,6 +99,10 @@ func (p *Provider) bootstrap(ctx context.Context, to target, key string, spec pr
 	if err := refusal(have, marker, program); err != nil {
 		return err
 	}
+	supernodes, err := p.cfg.Supernodes(l.local())
+	if err != nil {
+		return err
+	}
 	if err := p.claim(ctx, l, marker); err != nil {
 		return err
 	}
@@ -123,7 +127,7 @@ func (p *Provider) bootstrap(ctx context.Context, to target, key string, spec pr
 			return fmt.Errorf("put the join token there: %w", err)
 		}
 	}
-	return p.start(ctx, l, have.systemd)
+	return p.start(ctx, l, have.systemd, supernodes)
 }
 
 func (p *Provider) look(ctx context.Context, l *line) (found, error) {
@@ -168,9 +172,9 @@ func (p *Provider) settings(have found) string {
 }
 
 // start starts the agent, anew if it runs, and waits until it has joined.
-func (p *Provider) start(ctx context.Context, l *line, systemd bool) error {
+func (p *Provider) start(ctx context.Context, l *line, systemd bool, supernodes []string) error {
 	args := []string{"serve", "--config", path.Join(p.etc(), "dfagent.yaml"), "--data", p.data(), "--join-file", path.Join(p.etc(), "join")}
-	for _, url := range p.cfg.Supernodes(l.local()) {
+	for _, url := range supernodes {
 		args = append(args, "--supernode", url)
 	}
 	pid, said := p.pidFile(), p.logFile()

@@ -356,8 +356,10 @@ func newProvider(t *testing.T, store Store, hosts ...*host) *Provider {
 	}
 	p, err := New(Config{
 		Meta: store, Key: key, Program: func() (*Program, error) { return OpenProgram(executable) },
-		Supernodes: func(seen net.IP) []string { return []string{"https://" + net.JoinHostPort(seen.String(), "8001")} },
-		Root:       hosts[0].root, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Supernodes: func(seen net.IP) ([]string, error) {
+			return []string{"https://" + net.JoinHostPort(seen.String(), "8001")}, nil
+		},
+		Root: hosts[0].root, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

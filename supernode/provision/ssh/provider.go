@@ -35,8 +35,8 @@ type Config struct {
 	// Program opens the agent's program. It is asked for each host.
 	Program func() (*Program, error)
 	// Supernodes are the URLs by which an agent reaches this supernode, given
-	// the address by which its host sees us.
-	Supernodes func(seen net.IP) []string
+	// the address by which its host sees us; nil when it does not know.
+	Supernodes func(seen net.IP) ([]string, error)
 	// Settings is the agent's configuration, YAML; empty for what suits the
 	// host.
 	Settings string
