@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,7 +73,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "address": address, "start": start, "halt": halt, "ready": ready,
+			"exits": exits, "address": address, "start": start, "halt": halt, "ready": ready, "await": await,
 			"supernode": supernode, "agent": agent, "capture": capture, "push": push, "isjson": isJSON,
 			"secret": secret, "secretfield": secretField, "token": getToken, "ask": ask, "console": consoleLogin, "page": page, "unsaid": unsaid,
 			"rotate": rotate, "provider": provider, "confirm": confirm,
@@ -203,6 +204,26 @@ func ready(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%s ended before it was ready\n%s", args[0], ts.ReadFile(p.log))
 		case <-deadline:
 			ts.Fatalf("%s was not ready within %v: %v\n%s", args[0], patience, err, ts.ReadFile(p.log))
+		}
+	}
+}
+
+// await runs a program again and again until a line of its output matches.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	need(ts, neg, args, 2, "await PATTERN PROGRAM [ARG…]")
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	deadline, tick := time.After(patience), time.NewTicker(50*time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ts.Exec(args[1], args[2:]...)
+		if err == nil && pattern.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			ts.Fatalf("%q was not seen within %v: %v", args[0], patience, err)
 		}
 	}
 }

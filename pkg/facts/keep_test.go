@@ -71,7 +71,7 @@ func TestKeep(t *testing.T) {
 		}()
 		after := func(wait time.Duration, want int, what string) {
 			t.Helper()
-			time.Sleep(wait)
+			<-time.After(wait)
 			synctest.Wait()
 			w.mu.Lock()
 			defer w.mu.Unlock()
