@@ -56,6 +56,7 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { a.keeper.Run(ctx); return nil })
 	group.Go(func() error { a.keepFacts(ctx); return nil })
 	group.Go(func() error { a.decided.tell(ctx, a.line.TellPulls, a.log); return nil })
+	group.Go(func() error { newTraffic(a.fetcher.Totals).run(ctx, a.line.ReportTraffic, a.log); return nil })
 	group.Go(func() error {
 		a.line.KeepRenewed(ctx, time.Now, func(w *shoalv1.Welcome) {
 			a.setClock()

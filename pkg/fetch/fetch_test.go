@@ -154,6 +154,9 @@ func TestLoneHostGoesUpstreamAtOnce(t *testing.T) {
 		if got := w.from(fetch.FromStore); got != int64(len(w.data)) {
 			t.Errorf("%d bytes are said to come from the store", got)
 		}
+		if got, want := w.fetcher.Totals(), (fetch.Totals{Upstream: n, Local: n}); got != want {
+			t.Errorf("all in all %+v, want %+v", got, want)
+		}
 	})
 }
 
@@ -165,6 +168,9 @@ func TestSwarmAloneServesAHostWithoutGrant(t *testing.T) {
 		}
 		if got := w.from(fetch.FromSupernode) + w.from(fetch.FromPeer); got != int64(len(w.data)) {
 			t.Errorf("the swarm is said to have given %d bytes", got)
+		}
+		if got, want := w.fetcher.Totals(), (fetch.Totals{Supernode: w.from(fetch.FromSupernode), Peer: w.from(fetch.FromPeer)}); got != want {
+			t.Errorf("all in all %+v, want %+v", got, want)
 		}
 	})
 }

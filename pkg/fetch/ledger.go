@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shoalproject/shoal/pkg/blob"
@@ -330,8 +331,22 @@ func (p *pull) report() PullReport {
 	return out
 }
 
-// metrics are the Prometheus counters; a nil one counts nothing.
+// Totals are bytes of blobs by the kind of source, since the process started.
+// What a reader got straight from a file is local.
+type Totals struct {
+	Peer, Supernode, Upstream, Local int64
+}
+
+// Totals counts all flights and reads so far.
+func (f *Fetcher) Totals() Totals {
+	m := f.metrics
+	return Totals{Peer: m.peer.Load(), Supernode: m.supernode.Load(), Upstream: m.upstream.Load(), Local: m.local.Load()}
+}
+
+// metrics are what is counted over all pulls.
 type metrics struct {
+	peer, supernode, upstream, local atomic.Int64 // what Totals says
+
 	bytes      *prometheus.CounterVec
 	hedges     prometheus.Counter
 	mismatches prometheus.Counter
@@ -359,5 +374,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-func (m *metrics) add(kind string, n int64) { m.bytes.WithLabelValues(kind).Add(float64(n)) }
-func (m *metrics) hedge()                   { m.hedges.Inc() }
+func (m *metrics) add(kind string, n int64) {
+	m.bytes.WithLabelValues(kind).Add(float64(n))
+	total := &m.local
+	switch kind {
+	case FromPeer:
+		total = &m.peer
+	case FromSupernode:
+		total = &m.supernode
+	case FromUpstream:
+		total = &m.upstream
+	}
+	total.Add(n)
+}
+
+func (m *metrics) hedge() { m.hedges.Inc() }

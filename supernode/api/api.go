@@ -26,6 +26,7 @@ import (
 	"github.com/shoalproject/shoal/supernode/audit"
 	"github.com/shoalproject/shoal/supernode/auth"
 	"github.com/shoalproject/shoal/supernode/console"
+	"github.com/shoalproject/shoal/supernode/cost"
 	"github.com/shoalproject/shoal/supernode/fleet"
 	"github.com/shoalproject/shoal/supernode/inventory"
 	"github.com/shoalproject/shoal/supernode/meta"
@@ -67,8 +68,10 @@ type Config struct {
 	Inventory *inventory.Inventory
 	// Running counts the containers that are placed on a server. May be nil.
 	Running func(ctx context.Context, serverID string) (int, error)
-	Fleet   *fleet.Fleet
-	Seed    Seed
+	// Cost is the book of what was used.
+	Cost  *cost.Book
+	Fleet *fleet.Fleet
+	Seed  Seed
 	// Audit gets a row for every call, push, delete and refusal.
 	Audit *audit.Log
 	Meta  meta.Backuper
@@ -118,7 +121,7 @@ func (c Config) routes() ([]route, error) {
 	_, sessions := shoalv1connect.NewSessionServiceHandler(sessionService{c}, c.recorded())
 	_, inventory := shoalv1connect.NewInventoryServiceHandler(inventoryService{Config: c}, c.recorded())
 	_, placements := shoalv1connect.NewPlacementServiceHandler(placementService{Config: c}, c.recorded())
-	_, costs := shoalv1connect.NewCostServiceHandler(costService{Config: c}, c.recorded())
+	_, costs := shoalv1connect.NewCostServiceHandler(costService{c}, c.recorded())
 	out := []route{
 		{"/v2/", c.registryRecorded()},
 		{"POST /api/shoal.v1.JoinService/", http.StripPrefix("/api", join)},
@@ -233,12 +236,12 @@ func coded(err error) error {
 	var oci *registry.Error
 	var limit *auth.LimitError
 	switch {
-	case errors.Is(err, auth.ErrInvalid), errors.Is(err, retention.ErrInvalid), errors.Is(err, inventory.ErrInvalid):
+	case errors.Is(err, auth.ErrInvalid), errors.Is(err, retention.ErrInvalid), errors.Is(err, inventory.ErrInvalid), errors.Is(err, cost.ErrInvalid):
 		code = connect.CodeInvalidArgument
 	case errors.Is(err, auth.ErrUserExists), errors.Is(err, auth.ErrProjectExists), errors.Is(err, auth.ErrRobotExists), errors.Is(err, inventory.ErrExists):
 		code = connect.CodeAlreadyExists
 	case errors.Is(err, auth.ErrProjectHolds), errors.Is(err, auth.ErrLastAdmin), errors.Is(err, auth.ErrNoPassword), errors.Is(err, auth.ErrRotating), errors.Is(err, token.ErrRotating),
-		errors.Is(err, inventory.ErrHolds), errors.Is(err, inventory.ErrPhase), errors.Is(err, inventory.ErrQuota):
+		errors.Is(err, inventory.ErrHolds), errors.Is(err, inventory.ErrPhase), errors.Is(err, inventory.ErrQuota), errors.Is(err, cost.ErrTooMuch):
 		code = connect.CodeFailedPrecondition
 	case errors.Is(err, auth.ErrLogin):
 		code = connect.CodePermissionDenied
@@ -246,7 +249,7 @@ func coded(err error) error {
 		code = connect.CodeResourceExhausted
 	case errors.Is(err, auth.ErrJoin), errors.Is(err, auth.ErrRevoked), errors.Is(err, auth.ErrDenied), errors.Is(err, fetch.ErrDenied), errors.Is(err, inventory.ErrDenied):
 		code = connect.CodePermissionDenied
-	case errors.Is(err, inventory.ErrNoPool), errors.Is(err, inventory.ErrNoServer), errors.Is(err, inventory.ErrNoCluster), errors.Is(err, inventory.ErrNoRole),
+	case errors.Is(err, inventory.ErrNoPool), errors.Is(err, inventory.ErrNoServer), errors.Is(err, inventory.ErrNoCluster), errors.Is(err, inventory.ErrNoRole), errors.Is(err, cost.ErrNoBudget),
 		errors.Is(err, auth.ErrNoProject), errors.Is(err, auth.ErrNoUser), errors.Is(err, auth.ErrNoRobot), errors.Is(err, auth.ErrNoRule), errors.Is(err, auth.ErrNoNode), errors.Is(err, auth.ErrUnknownSession), errors.Is(err, fleet.ErrNoHosts), errors.Is(err, fetch.ErrNotFound),
 		errors.Is(err, seed.ErrUnknownUpstream), errors.As(err, &oci) && oci.Status == http.StatusNotFound:
 		code = connect.CodeNotFound

@@ -132,12 +132,12 @@ func refused(err error) bool {
 // toldFields are the fields of requests that the audit may hold. No other is
 // looked at, so that a field with a secret has to be named here to leak.
 var toldFields = map[protoreflect.Name]bool{
-	"address": true, "admin": true, "all": true, "cluster": true, "count": true, "developers_delete": true,
+	"address": true, "admin": true, "alarms": true, "all": true, "by": true, "cluster": true, "count": true, "currency": true, "developers_delete": true,
 	"digest": true, "disabled": true, "dry_run": true, "everybody": true, "force": true, "format": true,
 	"hardware_class": true, "id": true, "images": true, "immutable_tags": true, "keep": true, "keep_days": true,
-	"keep_last": true, "kind": true, "name": true, "peer_id": true, "permissions": true, "pool": true, "profile": true,
+	"keep_last": true, "kind": true, "monthly_micro": true, "name": true, "peer_id": true, "permissions": true, "pool": true, "profile": true,
 	"project": true, "public": true, "quota_bytes": true, "remove": true, "repositories": true, "role": true,
-	"servers": true, "sign_after_seconds": true, "taint": true, "taints": true, "tier": true, "ttl_seconds": true,
+	"scope": true, "servers": true, "sign_after_seconds": true, "taint": true, "taints": true, "tier": true, "ttl_seconds": true,
 	"undo": true, "user": true, "uses": true,
 }
 
@@ -159,7 +159,7 @@ func callEvent(method string, request any) audit.Event {
 		delete(told, "name")
 	}
 	e.Project = told["project"]
-	for _, of := range [][2]string{{"id", thing}, {"name", thing}, {"user", "user"}, {"peer_id", "node"}, {"images", "image"}, {"project", "project"}, {"pool", "pool"}} {
+	for _, of := range [][2]string{{"id", thing}, {"name", thing}, {"scope", thing}, {"user", "user"}, {"peer_id", "node"}, {"images", "image"}, {"project", "project"}, {"pool", "pool"}} {
 		if value := told[of[0]]; value != "" {
 			e.Object = of[1] + ":" + value
 			delete(told, of[0])

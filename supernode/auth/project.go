@@ -168,6 +168,15 @@ func (a *Auth) Project(ctx context.Context, by User, name string) (Project, Role
 	return *at.project, at.role, nil
 }
 
+// MayManage decides whether somebody may decide about a project as its admins
+// do.
+func (a *Auth) MayManage(ctx context.Context, by User, name string) error {
+	if _, err := a.allowed(ctx, by, name, manageProject); err != nil {
+		return fmt.Errorf("project %q: %w", name, err)
+	}
+	return nil
+}
+
 // SetSettings changes settings, which change is given as they are.
 func (a *Auth) SetSettings(ctx context.Context, by User, name string, change func(*Settings)) (Project, error) {
 	var changed Project

@@ -309,11 +309,12 @@ func TestWhoSeesWhat(t *testing.T) {
 		{"nobody", Sight{}, Question{}, "", 0},
 		{"an administrator", Sight{All: true}, Question{}, "(no project) shop (idle) shop (idle)", 2},
 		{"one pool's viewer", Sight{Pools: map[string]bool{"web": true}}, Question{}, "(no project) shop (idle)", 1},
-		{"a project's member", Sight{Projects: map[string]bool{"shop": true}}, Question{}, "shop shop", 0},
-		{"a member of none that is called nothing", Sight{Projects: map[string]bool{"": true}}, Question{}, "", 0},
+		{"a project's member", Sight{Projects: map[string]time.Time{"shop": {}}}, Question{}, "shop shop", 0},
+		{"a member since the project is another one", Sight{Projects: map[string]time.Time{"shop": at(0, 1)}}, Question{}, "", 0},
+		{"a member of none that is called nothing", Sight{Projects: map[string]time.Time{"": {}}}, Question{}, "", 0},
 		{"another pool by name", Sight{Pools: map[string]bool{"web": true}}, Question{Pool: "old"}, "", 0},
 		{"one project by name", Sight{All: true}, Question{Project: "shop"}, "shop shop", 0},
-		{"another project by name", Sight{Projects: map[string]bool{"shop": true}}, Question{Project: "lab"}, "", 0},
+		{"another project by name", Sight{Projects: map[string]time.Time{"shop": {}}}, Question{Project: "lab"}, "", 0},
 		{"a pool that is not there", Sight{All: true}, Question{Pool: "none"}, "", 0},
 	} {
 		c.q.From, c.q.To = day, s.now

@@ -198,7 +198,8 @@ func (b *Book) Budgets(ctx context.Context, sight Sight) ([]Budget, error) {
 // budget reports whether the budget of a scope may be seen.
 func (s Sight) budget(scope string) bool {
 	kind, name, err := Target(scope)
-	return s.All || err == nil && (kind == OfPool && s.Pools[name] || kind == OfProject && s.Projects[name])
+	_, member := s.Projects[name]
+	return s.All || err == nil && (kind == OfPool && s.Pools[name] || kind == OfProject && member)
 }
 
 // spent adds up what this month has cost those scopes so far, by scope and

@@ -98,7 +98,7 @@ func TestBudgetsAreListedToWhomTheyConcern(t *testing.T) {
 		{"nobody", Sight{}, "[]"},
 		{"an administrator", Sight{All: true}, "[pool:old 0 pool:web 2400000 project:shop 1200000 project:web 0]"},
 		{"a pool's viewer", Sight{Pools: map[string]bool{"web": true}}, "[pool:web 2400000]"},
-		{"a project's member", Sight{Projects: map[string]bool{"shop": true}}, "[project:shop 1200000]"},
+		{"a project's member", Sight{Projects: map[string]time.Time{"shop": {}}}, "[project:shop 1200000]"},
 	} {
 		list, err := s.Budgets(t.Context(), c.sight)
 		var got []string

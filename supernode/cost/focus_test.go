@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shoalproject/shoal/supernode/meta"
 )
@@ -136,7 +137,7 @@ func TestAnExportTellsNoMoreThanAReport(t *testing.T) {
 	s := newStage(t)
 	s.note(serverUse("a", "web", 10, 40, day), containerUse("c", "a", "web", "p", "shop", 5, 20, day), containerUse("d", "a", "web", "q", "lab", 1, 1, day))
 	s.now = at(1, 0)
-	rows := s.rows(Sight{Projects: map[string]bool{"shop": true}})
+	rows := s.rows(Sight{Projects: map[string]time.Time{"shop": {}}})
 	if len(rows) != 1 || rows[0]["SubAccountId"] != "shop" || rows[0]["x_Server"] != "" || strings.Contains(rows[0]["Tags"], "host") {
 		t.Errorf("a member of shop gets %v", rows)
 	}

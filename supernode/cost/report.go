@@ -29,10 +29,12 @@ type Question struct {
 }
 
 // Sight is what somebody may see: all, everything about some pools, and of
-// other pools what some projects used there.
+// other pools what some projects used there since they were made. What an
+// older project of that name used is nothing to its new members.
 type Sight struct {
-	All             bool
-	Pools, Projects map[string]bool
+	All      bool
+	Pools    map[string]bool
+	Projects map[string]time.Time
 }
 
 // Pool reports whether all about a pool may be seen, what nothing used and the
@@ -41,7 +43,8 @@ func (s Sight) Pool(name string) bool { return s.All || s.Pools[name] }
 
 // charge reports whether a charge may be seen.
 func (s Sight) charge(c Charge) bool {
-	return s.Pool(c.Server.Pool) || !c.Idle() && c.Container.Project != "" && s.Projects[c.Container.Project]
+	since, member := s.Projects[c.Container.Project]
+	return s.Pool(c.Server.Pool) || !c.Idle() && c.Container.Project != "" && member && !c.Container.Start.Before(since)
 }
 
 // Row is what one project, pool or service cost.

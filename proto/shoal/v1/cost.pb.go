@@ -198,7 +198,9 @@ type PoolCost struct {
 	UpstreamBytes  int64 `protobuf:"varint,8,opt,name=upstream_bytes,json=upstreamBytes,proto3" json:"upstream_bytes,omitempty"`
 	// What the bytes from peers would have cost from outside. Those from the
 	// supernode are not counted: it fetched them from outside about once.
-	SavedMicro    int64 `protobuf:"varint,9,opt,name=saved_micro,json=savedMicro,proto3" json:"saved_micro,omitempty"`
+	SavedMicro int64 `protobuf:"varint,9,opt,name=saved_micro,json=savedMicro,proto3" json:"saved_micro,omitempty"`
+	// Found on the hosts already.
+	LocalBytes    int64 `protobuf:"varint,10,opt,name=local_bytes,json=localBytes,proto3" json:"local_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -296,6 +298,13 @@ func (x *PoolCost) GetSavedMicro() int64 {
 	return 0
 }
 
+func (x *PoolCost) GetLocalBytes() int64 {
+	if x != nil {
+		return x.LocalBytes
+	}
+	return 0
+}
+
 type GetCostResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Rows  []*CostRow             `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
@@ -372,6 +381,7 @@ type ExportCostRequest struct {
 	Pool  string                 `protobuf:"bytes,3,opt,name=pool,proto3" json:"pool,omitempty"`
 	// csv or json (an object a line).
 	Format        string `protobuf:"bytes,4,opt,name=format,proto3" json:"format,omitempty"`
+	Project       string `protobuf:"bytes,5,opt,name=project,proto3" json:"project,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -430,6 +440,13 @@ func (x *ExportCostRequest) GetPool() string {
 func (x *ExportCostRequest) GetFormat() string {
 	if x != nil {
 		return x.Format
+	}
+	return ""
+}
+
+func (x *ExportCostRequest) GetProject() string {
+	if x != nil {
+		return x.Project
 	}
 	return ""
 }
@@ -830,7 +847,7 @@ const file_shoal_v1_cost_proto_rawDesc = "" +
 	"\bcurrency\x18\x03 \x01(\tR\bcurrency\x12!\n" +
 	"\famount_micro\x18\x04 \x01(\x03R\vamountMicro\x12*\n" +
 	"\x11cpu_milli_seconds\x18\x05 \x01(\x03R\x0fcpuMilliSeconds\x12,\n" +
-	"\x12memory_mib_seconds\x18\x06 \x01(\x03R\x10memoryMibSeconds\"\xb7\x02\n" +
+	"\x12memory_mib_seconds\x18\x06 \x01(\x03R\x10memoryMibSeconds\"\xd8\x02\n" +
 	"\bPoolCost\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x1a\n" +
 	"\bcurrency\x18\x02 \x01(\tR\bcurrency\x12#\n" +
@@ -843,17 +860,21 @@ const file_shoal_v1_cost_proto_rawDesc = "" +
 	"\x0fsupernode_bytes\x18\a \x01(\x03R\x0esupernodeBytes\x12%\n" +
 	"\x0eupstream_bytes\x18\b \x01(\x03R\rupstreamBytes\x12\x1f\n" +
 	"\vsaved_micro\x18\t \x01(\x03R\n" +
-	"savedMicro\"\xbe\x01\n" +
+	"savedMicro\x12\x1f\n" +
+	"\vlocal_bytes\x18\n" +
+	" \x01(\x03R\n" +
+	"localBytes\"\xbe\x01\n" +
 	"\x0fGetCostResponse\x12%\n" +
 	"\x04rows\x18\x01 \x03(\v2\x11.shoal.v1.CostRowR\x04rows\x12(\n" +
 	"\x05pools\x18\x02 \x03(\v2\x12.shoal.v1.PoolCostR\x05pools\x12.\n" +
 	"\x04from\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
-	"\x02to\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\"\x9b\x01\n" +
+	"\x02to\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\"\xb5\x01\n" +
 	"\x11ExportCostRequest\x12.\n" +
 	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
 	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x12\n" +
 	"\x04pool\x18\x03 \x01(\tR\x04pool\x12\x16\n" +
-	"\x06format\x18\x04 \x01(\tR\x06format\"%\n" +
+	"\x06format\x18\x04 \x01(\tR\x06format\x12\x18\n" +
+	"\aproject\x18\x05 \x01(\tR\aproject\"%\n" +
 	"\x0fExportCostChunk\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\xb0\x01\n" +
 	"\x06Budget\x12\x14\n" +
