@@ -28,6 +28,7 @@ import (
 	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
 	"github.com/shoalproject/shoal/supernode/audit"
 	"github.com/shoalproject/shoal/supernode/auth"
+	"github.com/shoalproject/shoal/supernode/cost"
 	"github.com/shoalproject/shoal/supernode/fleet"
 	"github.com/shoalproject/shoal/supernode/inventory"
 	"github.com/shoalproject/shoal/supernode/meta"
@@ -137,6 +138,15 @@ func newFrontWith(t *testing.T, change func(*auth.Config)) *front {
 	}
 	f.Inventory, err = inventory.New(inventory.Config{
 		Meta: store, Now: f.now, Log: log, UserID: f.Auth.UserID, ProviderFor: func(string) (string, error) { return "memory", nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Cost, err = cost.New(t.Context(), cost.Config{
+		Meta: store, Now: f.now, Log: log, Alarm: BudgetAlarm(f.Audit),
+		Terms: func(context.Context, string) (cost.Terms, error) {
+			return cost.Terms{Price: cost.Price{Currency: "EUR", Hourly: 2_000_000, EgressGB: 1_000_000}}, nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -46,14 +46,23 @@ func (s costService) sight(ctx context.Context, pool, project string) (cost.Sigh
 			sight.Projects[p.Name] = p.Created
 		}
 	}
+	return sight, seen(sight, pool, project)
+}
+
+// seen refuses a question about a pool or project by its name that somebody
+// sees nothing of, in the words for one that is not there.
+func seen(sight cost.Sight, pool, project string) error {
 	_, member := sight.Projects[project]
 	switch {
-	case pool != "" && !sight.Pools[pool] && !member && (project != "" || len(sight.Projects) == 0):
-		return sight, fmt.Errorf("the costs of pool %q: %w", pool, inventory.ErrNoPool)
-	case project != "" && !member && len(sight.Pools) == 0:
-		return sight, fmt.Errorf("the costs of project %q: %w", project, auth.ErrNoProject)
+	case member, sight.Pools[pool], pool == "" && project == "":
+	case project == "" && len(sight.Projects) > 0: // what their projects used of the pool
+	case pool == "" && len(sight.Pools) > 0: // what the project used of their pools
+	case pool != "":
+		return fmt.Errorf("the costs of pool %q: %w", pool, inventory.ErrNoPool)
+	default:
+		return fmt.Errorf("the costs of project %q: %w", project, auth.ErrNoProject)
 	}
-	return sight, nil
+	return nil
 }
 
 // question is what the caller asks for, and how much of it they may see.

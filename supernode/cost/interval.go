@@ -23,9 +23,9 @@ const (
 	DefaultCPUWeight = 4
 	// The bounds of what is counted with keep every sum of an hour within 63
 	// bits; what is more is counted as this much.
-	maxCPUMilli  = 10_000_000 // ten thousand cores
-	maxMemoryMiB = 1 << 30    // a pebibyte
-	maxCPUWeight = 100
+	maxCPUMilli  = 1_000_000 // a thousand cores
+	maxMemoryMiB = 1 << 30   // a pebibyte
+	maxCPUWeight = 1000
 )
 
 // Interval is a time in which one thing was used in one way: when anything
@@ -56,7 +56,11 @@ type Interval struct {
 
 // memoryMiB is the memory in whole MiB, a begun one counted as one.
 func (i Interval) memoryMiB() int64 {
-	return min((max(i.MemoryBytes, 0)+mebibyte-1)/mebibyte, maxMemoryMiB)
+	begun := int64(0)
+	if i.MemoryBytes%mebibyte > 0 {
+		begun = 1
+	}
+	return min(max(i.MemoryBytes, 0)/mebibyte+begun, maxMemoryMiB)
 }
 
 func (i Interval) cpuMilli() int64 { return min(max(i.CPUMilli, 0), maxCPUMilli) }

@@ -2,7 +2,6 @@ package cost
 
 import (
 	"cmp"
-	"fmt"
 	"math"
 	"math/bits"
 	"slices"
@@ -12,19 +11,15 @@ const (
 	// HoursPerMonth turns a monthly price into an hourly one: a year of 365
 	// days has twelve times 730 hours.
 	HoursPerMonth = 730
-	// MaxMicro bounds each amount of a price or budget, in millionths: 10^9
-	// units. A month of ten thousand servers at it fits an int64.
+	// MaxMicro bounds a budget, as the inventory bounds each amount of a price:
+	// 10^9 units.
 	MaxMicro = 1_000_000_000_000_000
-	// maxHourly bounds the price of a server's hour, in millionths.
-	maxHourly = 1_000_000_000_000
 	// gigabyte is what prices of bytes are for.
 	gigabyte = 1_000_000_000
-	// maxMonths bounds the time over which a purchase is written off.
-	maxMonths = 600
 )
 
 // Price is what a server of a pool costs, in millionths of a currency's unit.
-// Either Hourly is set, or the four below it.
+// Either Hourly is set, or the four below it; nothing is negative.
 type Price struct {
 	Currency           string // ISO 4217, such as EUR; empty for no price
 	Hourly             int64
@@ -33,36 +28,6 @@ type Price struct {
 	PowerMonthly       int64
 	RackMonthly        int64
 	EgressGB           int64 // of 10^9 bytes from outside
-}
-
-// Check refuses a price that cannot be counted with.
-func (p Price) Check() error {
-	if p == (Price{}) {
-		return nil
-	}
-	if !currency(p.Currency) {
-		return fmt.Errorf("the currency %.10q is %w: give three capital letters, such as EUR", p.Currency, ErrInvalid)
-	}
-	for what, micro := range map[string]int64{
-		"hourly price": p.Hourly, "purchase": p.Purchase, "power": p.PowerMonthly, "rack": p.RackMonthly, "price of a gigabyte": p.EgressGB,
-	} {
-		if micro < 0 || micro > MaxMicro {
-			return fmt.Errorf("the %s of %d millionths is %w: 0 to %d are taken", what, micro, ErrInvalid, int64(MaxMicro))
-		}
-	}
-	if p.AmortisationMonths < 0 || p.AmortisationMonths > maxMonths {
-		return fmt.Errorf("writing a purchase off in %d months is %w: 1 to %d are taken", p.AmortisationMonths, ErrInvalid, maxMonths)
-	}
-	if p.Hourly > 0 && (p.Purchase > 0 || p.PowerMonthly > 0 || p.RackMonthly > 0) {
-		return fmt.Errorf("an hourly price beside a purchase, power or rack is %w: give the one or the others", ErrInvalid)
-	}
-	if p.Purchase > 0 && p.AmortisationMonths == 0 {
-		return fmt.Errorf("a purchase without the months to write it off is %w: say how many", ErrInvalid)
-	}
-	if p.PerHour() > maxHourly {
-		return fmt.Errorf("a price of %d millionths an hour is %w: at most %d are taken", p.PerHour(), ErrInvalid, int64(maxHourly))
-	}
-	return nil
 }
 
 // PerHour is the price of a server's hour: the hourly one, or a month's share

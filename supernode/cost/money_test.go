@@ -1,7 +1,6 @@
 package cost
 
 import (
-	"errors"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -60,31 +59,19 @@ func TestPrice(t *testing.T) {
 		name  string
 		price Price
 		hour  int64
-		wrong bool
 	}{
 		{name: "none"},
-		{name: "an hourly one", price: Price{Currency: "EUR", Hourly: 1_250_000}, hour: 1_250_000},
+		{"an hourly one", Price{Hourly: 1_250_000}, 1_250_000},
 		// 8760 € in 60 months are 146 € a month; with 54.75 € for power and
 		// 18.25 € for the rack 219 €, through 730 hours 0.30 €.
-		{name: "a purchase with power and rack", price: Price{Currency: "EUR", Purchase: 8_760_000_000, AmortisationMonths: 60, PowerMonthly: 54_750_000, RackMonthly: 18_250_000}, hour: 300_000},
+		{"a purchase with power and rack", Price{Purchase: 8_760_000_000, AmortisationMonths: 60, PowerMonthly: 54_750_000, RackMonthly: 18_250_000}, 300_000},
 		// 1000 € in 36 months are 0.0380517… € an hour.
-		{name: "rounded once", price: Price{Currency: "EUR", Purchase: 1_000_000_000, AmortisationMonths: 36}, hour: 38_052},
-		{name: "power alone", price: Price{Currency: "USD", PowerMonthly: 73_000_000}, hour: 100_000},
-		{name: "bytes alone", price: Price{Currency: "USD", EgressGB: 90_000}},
-		{name: "both ways", price: Price{Currency: "EUR", Hourly: 1, RackMonthly: 1}, wrong: true},
-		{name: "no months", price: Price{Currency: "EUR", Purchase: 1}, wrong: true},
-		{name: "too many months", price: Price{Currency: "EUR", Purchase: 1, AmortisationMonths: 601}, wrong: true},
-		{name: "no currency", price: Price{Hourly: 1}, wrong: true},
-		{name: "a word for a currency", price: Price{Currency: "euro", Hourly: 1}, wrong: true},
-		{name: "small letters", price: Price{Currency: "eur", Hourly: 1}, wrong: true},
-		{name: "a gift", price: Price{Currency: "EUR", Hourly: -1}, wrong: true},
-		{name: "a negative rack", price: Price{Currency: "EUR", PowerMonthly: 2, RackMonthly: -1}, wrong: true},
-		{name: "too much to count with", price: Price{Currency: "EUR", Hourly: maxHourly + 1}, wrong: true},
+		{"rounded once", Price{Purchase: 1_000_000_000, AmortisationMonths: 36}, 38_052},
+		{"power alone", Price{PowerMonthly: 73_000_000}, 100_000},
+		{"bytes alone", Price{EgressGB: 90_000}, 0},
+		{"as much as there may be", Price{Purchase: MaxMicro, AmortisationMonths: 240, PowerMonthly: MaxMicro, RackMonthly: MaxMicro}, 2_745_433_789_954},
 	} {
-		if err := c.price.Check(); (err != nil) != c.wrong || err != nil && !errors.Is(err, ErrInvalid) {
-			t.Errorf("%s: %v", c.name, err)
-		}
-		if got := c.price.PerHour(); !c.wrong && got != c.hour {
+		if got := c.price.PerHour(); got != c.hour {
 			t.Errorf("%s: %d an hour, want %d", c.name, got, c.hour)
 		}
 	}

@@ -2,6 +2,7 @@ package cost
 
 import (
 	"fmt"
+	"math"
 	"math/big"
 	"math/rand/v2"
 	"slices"
@@ -116,6 +117,15 @@ func TestWhatIsCharged(t *testing.T) {
 		{"a pool without a price", []Interval{server("s", 4, 16, 0, day, at(2, 0)), container("c", "s", 2, 8, day, at(2, 0))}, day, at(24, 0), map[string]int64{"s/c": 0, "s/idle": 0}},
 		{"told twice", []Interval{full, full, server("s", 4, 16, 1_000_000, at(3, 0), at(5, 0)), container("c", "s", 2, 8, day, at(1, 0)), container("c", "s", 2, 8, day, at(1, 0))}, day, at(24, 0),
 			map[string]int64{"s/c": 500_000, "s/idle": 23_500_000}},
+		{"a begun MiB", []Interval{
+			{Kind: Server, ID: "s", MemoryBytes: 4 * mebibyte, Hourly: 4_000_000, Start: day},
+			{Kind: Container, ID: "c", Server: "s", MemoryBytes: 1, Start: day},
+		}, day, at(1, 0), map[string]int64{"s/c": 1_000_000, "s/idle": 3_000_000}},
+		{"as large as anything may be", []Interval{
+			{Kind: Server, ID: "s", CPUMilli: math.MaxInt64, MemoryBytes: math.MaxInt64, CPUWeight: math.MaxInt64, Hourly: MaxMicro, Start: day},
+			{Kind: Container, ID: "c", Server: "s", CPUMilli: math.MaxInt64, MemoryBytes: math.MaxInt64, Start: day},
+			{Kind: Container, ID: "d", Server: "s", CPUMilli: math.MaxInt64, MemoryBytes: math.MaxInt64, Start: day},
+		}, day, at(24, 0), map[string]int64{"s/c": 12 * MaxMicro, "s/d": 12 * MaxMicro, "s/idle": 0}},
 		{"a weight of its own", []Interval{
 			{Kind: Server, ID: "s", CPUMilli: 10_000, MemoryBytes: 10 * gibibyte, CPUWeight: 1, Hourly: 2_000_000, Start: day},
 			container("c", "s", 10, 0, day, at(1, 0)),
