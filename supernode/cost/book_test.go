@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -390,17 +389,6 @@ func TestOldUsageIsDropped(t *testing.T) {
 		}
 		if got := count(); got != c.want {
 			t.Errorf("%v later: %d values are kept, want %d", c.now.Sub(day), got, c.want)
-		}
-	}
-}
-
-func TestAmount(t *testing.T) {
-	for micro, want := range map[int64]string{
-		0: "0", 1: "0.000001", 1_000_000: "1", 15_120_000: "15.12", 100_000_000: "100", -1_500_000: "-1.5",
-		math.MaxInt64: "9223372036854.775807", math.MinInt64: "-9223372036854.775808",
-	} {
-		if got := Amount(micro); got != want {
-			t.Errorf("%d is %s, want %s", micro, got, want)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shoalproject/shoal/pkg/settings"
 	"github.com/shoalproject/shoal/supernode/meta"
 )
 
@@ -281,19 +282,10 @@ func (b *Book) CheckBudgets(ctx context.Context) error {
 func (b *Book) alarm(ctx context.Context, a Alarm) {
 	b.metrics.alarms.Inc()
 	b.cfg.Log.Warn("a budget's alarm: so much of it is spent this month",
-		"scope", a.Scope, "alarm_percent", a.Percent, "spent", Amount(a.Spent), "budget", Amount(a.Monthly), "currency", a.Currency)
+		"scope", a.Scope, "alarm_percent", a.Percent, "spent", settings.Amount(a.Spent).String(), "budget", settings.Amount(a.Monthly).String(), "currency", a.Currency)
 	if b.cfg.Alarm != nil {
 		b.cfg.Alarm(ctx, a)
 	}
-}
-
-// Amount writes millionths as a decimal number, exactly.
-func Amount(micro int64) string {
-	sign, whole := "", uint64(micro)
-	if micro < 0 {
-		sign, whole = "-", -whole
-	}
-	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%s%d.%06d", sign, whole/1_000_000, whole%1_000_000), "0"), ".")
 }
 
 // part is how much of a budget is spent, 1 for all; for a gauge only.

@@ -8,6 +8,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/shoalproject/shoal/pkg/settings"
 )
 
 // Formats of an export.
@@ -115,7 +117,7 @@ type focusRow map[string]any
 func (c Charge) focus(idc string, servers bool) focusRow {
 	const stamp = "2006-01-02T15:04:05Z"
 	start := month(c.From)
-	cost, hours := json.Number(Amount(c.Micro)), json.Number(Amount(divided(c.Used.Milliseconds(), 1_000_000, hourMilli)))
+	cost, hours := json.Number(settings.Amount(c.Micro).String()), json.Number(settings.Amount(divided(c.Used.Milliseconds(), 1_000_000, hourMilli)).String())
 	row := focusRow{
 		"BilledCost": cost, "ContractedCost": cost, "EffectiveCost": cost, "ListCost": cost,
 		"BillingAccountId": idc, "BillingAccountName": idc, "InvoiceIssuerName": idc, "BillingCurrency": c.Server.Currency,
