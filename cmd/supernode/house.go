@@ -26,6 +26,7 @@ import (
 	"github.com/shoalproject/shoal/supernode/api"
 	"github.com/shoalproject/shoal/supernode/audit"
 	"github.com/shoalproject/shoal/supernode/auth"
+	"github.com/shoalproject/shoal/supernode/cost"
 	"github.com/shoalproject/shoal/supernode/fleet"
 	"github.com/shoalproject/shoal/supernode/inventory"
 	"github.com/shoalproject/shoal/supernode/meta"
@@ -62,6 +63,7 @@ type house struct {
 	fleet    *fleet.Fleet
 	book     *inventory.Inventory
 	machines *provision.Reconciler
+	cost     *cost.Book
 	dht      *dht.Node
 	pieces   *swarm.Server
 	api      api.Config
@@ -94,6 +96,9 @@ func open(ctx context.Context, c config, log *slog.Logger) (h *house, err error)
 		return h, err
 	}
 	if err := h.openBook(); err != nil {
+		return h, err
+	}
+	if err := h.openCost(ctx); err != nil {
 		return h, err
 	}
 	if err := h.openMachines(); err != nil {

@@ -15,6 +15,12 @@ func (h *house) openBook() (err error) {
 	return err
 }
 
+// serverChanged tells the rooms that go by the book.
+func (h *house) serverChanged(ctx context.Context, before, after inventory.Server) {
+	h.noteServer(ctx, after)
+	h.lookAtMachines(before, after)
+}
+
 // resumeBook finishes what a supernode that was killed had begun.
 func (h *house) resumeBook(ctx context.Context) error {
 	if err := h.book.Resume(ctx); err != nil {

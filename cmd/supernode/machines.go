@@ -111,9 +111,9 @@ func (h *house) supernodeURLs(seen net.IP) ([]string, error) {
 	return out, nil
 }
 
-// serverChanged has the machines looked at when a server may need one or may
+// lookAtMachines has the machines looked at when a server may need one or may
 // need it no more.
-func (h *house) serverChanged(_ context.Context, before, after inventory.Server) {
+func (h *house) lookAtMachines(before, after inventory.Server) {
 	if h.machines != nil && before.Phase != after.Phase && (after.Phase == inventory.Requested || after.Phase == inventory.Retired) {
 		h.machines.Kick()
 	}
