@@ -11,7 +11,6 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/shoalproject/shoal/pkg/settings"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/supernode/audit"
 	"github.com/shoalproject/shoal/supernode/auth"
@@ -202,7 +201,7 @@ func BudgetAlarm(to *audit.Log) func(context.Context, cost.Alarm) {
 		to.Record(audit.Event{
 			Subject: audit.Supernode, Action: "budget.alarm", Object: "budget:" + a.Scope, Project: project, Allowed: true,
 			Detail: map[string]string{
-				"alarm_percent": strconv.Itoa(a.Percent), "spent": settings.Amount(a.Spent).String(), "monthly": settings.Amount(a.Monthly).String(), "currency": a.Currency,
+				"alarm_percent": strconv.Itoa(a.Percent), "spent": cost.Amount(a.Spent), "monthly": cost.Amount(a.Monthly), "currency": a.Currency,
 			},
 		})
 	}

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/shoalproject/shoal/pkg/settings"
 	"github.com/shoalproject/shoal/supernode/meta"
 )
 
@@ -282,7 +281,7 @@ func (b *Book) CheckBudgets(ctx context.Context) error {
 func (b *Book) alarm(ctx context.Context, a Alarm) {
 	b.metrics.alarms.Inc()
 	b.cfg.Log.Warn("a budget's alarm: so much of it is spent this month",
-		"scope", a.Scope, "alarm_percent", a.Percent, "spent", settings.Amount(a.Spent).String(), "budget", settings.Amount(a.Monthly).String(), "currency", a.Currency)
+		"scope", a.Scope, "alarm_percent", a.Percent, "spent", Amount(a.Spent), "budget", Amount(a.Monthly), "currency", a.Currency)
 	if b.cfg.Alarm != nil {
 		b.cfg.Alarm(ctx, a)
 	}

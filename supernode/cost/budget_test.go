@@ -6,8 +6,6 @@ import (
 	"slices"
 	"testing"
 	"time"
-
-	"github.com/shoalproject/shoal/pkg/settings"
 )
 
 func TestAlarmsThatAreDue(t *testing.T) {
@@ -38,7 +36,7 @@ func (s *stage) raised() string {
 	}
 	out := ""
 	for _, a := range s.alarms {
-		out += fmt.Sprintf("%s %d%% %s %s;", a.Scope, a.Percent, settings.Amount(a.Spent), a.Currency)
+		out += fmt.Sprintf("%s %d%% %s %s;", a.Scope, a.Percent, Amount(a.Spent), a.Currency)
 	}
 	return out
 }

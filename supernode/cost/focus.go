@@ -8,8 +8,6 @@ import (
 	"io"
 	"strings"
 	"time"
-
-	"github.com/shoalproject/shoal/pkg/settings"
 )
 
 // Formats of an export.
@@ -117,7 +115,7 @@ type focusRow map[string]any
 func (c Charge) focus(idc string, servers bool) focusRow {
 	const stamp = "2006-01-02T15:04:05Z"
 	start := month(c.From)
-	cost, hours := json.Number(settings.Amount(c.Micro).String()), json.Number(settings.Amount(divided(c.Used.Milliseconds(), 1_000_000, hourMilli)).String())
+	cost, hours := json.Number(Amount(c.Micro)), json.Number(Amount(divided(c.Used.Milliseconds(), 1_000_000, hourMilli)))
 	row := focusRow{
 		"BilledCost": cost, "ContractedCost": cost, "EffectiveCost": cost, "ListCost": cost,
 		"BillingAccountId": idc, "BillingAccountName": idc, "InvoiceIssuerName": idc, "BillingCurrency": c.Server.Currency,

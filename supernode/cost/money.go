@@ -2,9 +2,11 @@ package cost
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"math/bits"
 	"slices"
+	"strings"
 )
 
 const (
@@ -97,4 +99,10 @@ func plus(a, b int64) int64 {
 		return math.MaxInt64
 	}
 	return a + b
+}
+
+// Amount writes millionths as a decimal number, exactly and without zeros at
+// its end.
+func Amount(micro int64) string {
+	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%d.%06d", micro/1_000_000, micro%1_000_000), "0"), ".")
 }

@@ -76,3 +76,13 @@ func TestPrice(t *testing.T) {
 		}
 	}
 }
+
+func TestAmount(t *testing.T) {
+	for micro, want := range map[int64]string{
+		0: "0", 1: "0.000001", 1_000_000: "1", 15_120_000: "15.12", 100_000_000: "100", math.MaxInt64: "9223372036854.775807",
+	} {
+		if got := Amount(micro); got != want {
+			t.Errorf("%d is %s, want %s", micro, got, want)
+		}
+	}
+}
