@@ -209,6 +209,7 @@ type Prepull struct {
 type Claim struct {
 	ID        string `json:"id"`
 	Placement string `json:"placement"`
+	Project   string `json:"project,omitempty"`
 	Revision  int64  `json:"revision"`
 	Need      Need   `json:"need"`
 	// Open: the gate was lifted, the host is told of it. Run is false for one

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shoalproject/shoal/pkg/engine"
 	"github.com/shoalproject/shoal/supernode/meta"
 )
 
@@ -63,8 +64,10 @@ func (s Service) check() error {
 	switch n := s.Need; {
 	case size > MaxServiceBytes || len(s.Env)+len(s.Args) > 1000:
 		return fmt.Errorf("arguments and environment of %d bytes are %w: at most %d", size, ErrInvalid, MaxServiceBytes)
-	case n.CPU < 0 || n.Memory < 0 || len(n.Ports) > 32:
-		return fmt.Errorf("limits below 0 or %d ports are %w", len(n.Ports), ErrInvalid)
+	case n.CPU != 0 && n.CPU < engine.MinCPU || n.Memory != 0 && n.Memory < engine.MinMemory:
+		return fmt.Errorf("limits of %dm of CPU and %d bytes are %w: at least %dm and %d MiB, or none", n.CPU, n.Memory, ErrInvalid, engine.MinCPU, engine.MinMemory>>20)
+	case len(n.Ports) > 32:
+		return fmt.Errorf("%d ports are %w: at most 32", len(n.Ports), ErrInvalid)
 	}
 	for i, p := range s.Need.Ports {
 		if p < 1 || p > 65535 || slices.Contains(s.Need.Ports[:i], p) {

@@ -48,7 +48,8 @@ func wanted(r *Record) []site {
 // open is the claim of a container that runs.
 func (r *Record) open(p Placed, n Need) site {
 	return site{p.Server, Claim{
-		ID: p.ID, Placement: r.Name, Revision: p.Revision, Need: n, Open: true, Run: !r.Stopped, Restarts: p.Restarts,
+		ID: p.ID, Placement: r.Name, Project: r.Project, Revision: p.Revision, Need: n,
+		Open: true, Run: !r.Stopped, Restarts: p.Restarts,
 	}}
 }
 
