@@ -45,6 +45,13 @@ func (h *house) used(ctx context.Context) ([]cost.Usage, error) {
 	for _, s := range servers {
 		out = append(out, serverUsage(s))
 	}
+	placed, err := h.placements.Uses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range placed {
+		out = append(out, placedUsage(u))
+	}
 	return out, nil
 }
 

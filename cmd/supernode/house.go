@@ -31,6 +31,7 @@ import (
 	"github.com/shoalproject/shoal/supernode/inventory"
 	"github.com/shoalproject/shoal/supernode/meta"
 	"github.com/shoalproject/shoal/supernode/objects"
+	"github.com/shoalproject/shoal/supernode/placement"
 	"github.com/shoalproject/shoal/supernode/provision"
 	"github.com/shoalproject/shoal/supernode/registry"
 	"github.com/shoalproject/shoal/supernode/seed"
@@ -64,6 +65,9 @@ type house struct {
 	book     *inventory.Inventory
 	machines *provision.Reconciler
 	cost     *cost.Book
+
+	placements *placement.Runner
+
 	dht      *dht.Node
 	pieces   *swarm.Server
 	api      api.Config
@@ -111,6 +115,7 @@ func open(ctx context.Context, c config, log *slog.Logger) (h *house, err error)
 		return h, err
 	}
 	h.openSwarm()
+	h.openPlacements()
 	if err := h.openDHT(ctx); err != nil {
 		return h, err
 	}

@@ -30,6 +30,7 @@ import (
 	"github.com/shoalproject/shoal/supernode/fleet"
 	"github.com/shoalproject/shoal/supernode/inventory"
 	"github.com/shoalproject/shoal/supernode/meta"
+	"github.com/shoalproject/shoal/supernode/placement"
 	"github.com/shoalproject/shoal/supernode/registry"
 	"github.com/shoalproject/shoal/supernode/retention"
 	"github.com/shoalproject/shoal/supernode/seed"
@@ -66,6 +67,11 @@ type Config struct {
 	Grants   *Grants
 	// Inventory is the book of servers, and decides about pools.
 	Inventory *inventory.Inventory
+	// Placements carries out what is placed.
+	Placements *placement.Runner
+	// Foreign reads a manifest of another registry as somebody who is logged in
+	// here may.
+	Foreign func(ctx context.Context, subject string, ref blob.Ref, reference string) (blob.Digest, []byte, error)
 	// Running counts the containers that are placed on a server. May be nil.
 	Running func(ctx context.Context, serverID string) (int, error)
 	// Cost is the book of what was used.
@@ -120,7 +126,7 @@ func (c Config) routes() ([]route, error) {
 	_, logins := shoalv1connect.NewLoginServiceHandler(loginService{c}, connect.WithReadMaxBytes(maxJoin))
 	_, sessions := shoalv1connect.NewSessionServiceHandler(sessionService{c}, c.recorded())
 	_, inventory := shoalv1connect.NewInventoryServiceHandler(inventoryService{Config: c}, c.recorded())
-	_, placements := shoalv1connect.NewPlacementServiceHandler(placementService{Config: c}, c.recorded())
+	_, placements := shoalv1connect.NewPlacementServiceHandler(placementService{c}, c.recorded())
 	_, costs := shoalv1connect.NewCostServiceHandler(costService{c}, c.recorded())
 	out := []route{
 		{"/v2/", c.registryRecorded()},
@@ -236,12 +242,12 @@ func coded(err error) error {
 	var oci *registry.Error
 	var limit *auth.LimitError
 	switch {
-	case errors.Is(err, auth.ErrInvalid), errors.Is(err, retention.ErrInvalid), errors.Is(err, inventory.ErrInvalid), errors.Is(err, cost.ErrInvalid):
+	case errors.Is(err, auth.ErrInvalid), errors.Is(err, retention.ErrInvalid), errors.Is(err, inventory.ErrInvalid), errors.Is(err, cost.ErrInvalid), errors.Is(err, placement.ErrInvalid):
 		code = connect.CodeInvalidArgument
-	case errors.Is(err, auth.ErrUserExists), errors.Is(err, auth.ErrProjectExists), errors.Is(err, auth.ErrRobotExists), errors.Is(err, inventory.ErrExists):
+	case errors.Is(err, auth.ErrUserExists), errors.Is(err, auth.ErrProjectExists), errors.Is(err, auth.ErrRobotExists), errors.Is(err, inventory.ErrExists), errors.Is(err, placement.ErrExists):
 		code = connect.CodeAlreadyExists
 	case errors.Is(err, auth.ErrProjectHolds), errors.Is(err, auth.ErrLastAdmin), errors.Is(err, auth.ErrNoPassword), errors.Is(err, auth.ErrRotating), errors.Is(err, token.ErrRotating),
-		errors.Is(err, inventory.ErrHolds), errors.Is(err, inventory.ErrPhase), errors.Is(err, inventory.ErrQuota), errors.Is(err, cost.ErrTooMuch):
+		errors.Is(err, inventory.ErrHolds), errors.Is(err, inventory.ErrPhase), errors.Is(err, inventory.ErrQuota), errors.Is(err, cost.ErrTooMuch), errors.Is(err, placement.ErrBusy), errors.Is(err, placement.ErrNoRoom):
 		code = connect.CodeFailedPrecondition
 	case errors.Is(err, auth.ErrLogin):
 		code = connect.CodePermissionDenied
@@ -249,7 +255,7 @@ func coded(err error) error {
 		code = connect.CodeResourceExhausted
 	case errors.Is(err, auth.ErrJoin), errors.Is(err, auth.ErrRevoked), errors.Is(err, auth.ErrDenied), errors.Is(err, fetch.ErrDenied), errors.Is(err, inventory.ErrDenied):
 		code = connect.CodePermissionDenied
-	case errors.Is(err, inventory.ErrNoPool), errors.Is(err, inventory.ErrNoServer), errors.Is(err, inventory.ErrNoCluster), errors.Is(err, inventory.ErrNoRole), errors.Is(err, cost.ErrNoBudget),
+	case errors.Is(err, placement.ErrNotFound), errors.Is(err, inventory.ErrNoPool), errors.Is(err, inventory.ErrNoServer), errors.Is(err, inventory.ErrNoCluster), errors.Is(err, inventory.ErrNoRole), errors.Is(err, cost.ErrNoBudget),
 		errors.Is(err, auth.ErrNoProject), errors.Is(err, auth.ErrNoUser), errors.Is(err, auth.ErrNoRobot), errors.Is(err, auth.ErrNoRule), errors.Is(err, auth.ErrNoNode), errors.Is(err, auth.ErrUnknownSession), errors.Is(err, fleet.ErrNoHosts), errors.Is(err, fetch.ErrNotFound),
 		errors.Is(err, seed.ErrUnknownUpstream), errors.As(err, &oci) && oci.Status == http.StatusNotFound:
 		code = connect.CodeNotFound

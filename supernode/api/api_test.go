@@ -33,6 +33,7 @@ import (
 	"github.com/shoalproject/shoal/supernode/inventory"
 	"github.com/shoalproject/shoal/supernode/meta"
 	"github.com/shoalproject/shoal/supernode/objects"
+	"github.com/shoalproject/shoal/supernode/placement"
 	"github.com/shoalproject/shoal/supernode/registry"
 	"github.com/shoalproject/shoal/supernode/tracker"
 )
@@ -72,6 +73,7 @@ type front struct {
 	members   net.Listener
 	password  string // of admin
 	tap       *wiretap
+	twin      *placement.Memory // its hosts
 }
 
 func (f *front) now() time.Time { return time.Now().Add(time.Duration(f.offset.Load())) }
@@ -171,6 +173,7 @@ func newFrontWith(t *testing.T, change func(*auth.Config)) *front {
 	if _, err := f.Auth.FirstLogin(t.Context(), "", func(_, password string) error { f.password = password; return nil }); err != nil {
 		t.Fatal(err)
 	}
+	f.placeIn()
 	f.listen()
 	return f
 }

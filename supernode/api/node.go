@@ -241,6 +241,7 @@ func (s nodeService) Watch(ctx context.Context, req *connect.Request[shoalv1.Wat
 	if err := s.opened(ctx, from, m.Hostname); err != nil {
 		return coded(err)
 	}
+	s.tellDesired(ctx, from.PeerID)
 	// The line may have ended because the request did, or the supernode stops.
 	defer s.closed(context.WithoutCancel(ctx), from.PeerID)
 	tick := time.NewTicker(alive)
@@ -289,6 +290,7 @@ func (s nodeService) Progress(ctx context.Context, req *connect.Request[shoalv1.
 	s.Fleet.Progress(ctx, callerOf(ctx).PeerID, m.OrderId, fleet.Update{
 		Bytes: m.BytesDone, Size: m.BytesTotal, Done: m.Done, Error: m.Error,
 	})
+	s.Fleet.Answer(ctx, callerOf(ctx).PeerID, m.OrderId, m, m.Done)
 	return connect.NewResponse(&shoalv1.ProgressResponse{}), nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -50,6 +51,7 @@ func (c Config) recorded() connect.HandlerOption {
 // WrapUnary implements connect.Interceptor.
 func (c recorder) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, request connect.AnyRequest) (connect.AnyResponse, error) {
+		ctx = withSaid(ctx)
 		answer, err := next(ctx, request)
 		c.recordCall(ctx, request.Spec().Procedure, request.Any(), err)
 		return answer, err
@@ -65,6 +67,7 @@ func (c recorder) WrapStreamingClient(next connect.StreamingClientFunc) connect.
 func (c recorder) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
 		heard := &heardConn{StreamingHandlerConn: conn}
+		ctx = withSaid(ctx)
 		err := next(ctx, heard)
 		c.recordCall(ctx, conn.Spec().Procedure, heard.request, err)
 		return err
@@ -86,6 +89,21 @@ func (h *heardConn) Receive(message any) error {
 	return err
 }
 
+// saidKey marks what a call says about itself for its row, beside the fields
+// of its request. It is the call's own goroutine's.
+type saidKey struct{}
+
+func withSaid(ctx context.Context) context.Context {
+	return context.WithValue(ctx, saidKey{}, map[string]string{})
+}
+
+// say puts something into the row of the call that ctx belongs to.
+func say(ctx context.Context, name, value string) {
+	if said, ok := ctx.Value(saidKey{}).(map[string]string); ok {
+		said[name] = value
+	}
+}
+
 // ownCalls have no row here: what they change the auth gateway tells itself,
 // and who one is oneself is nobody's business.
 var ownCalls = []string{"ChangePassword", "WhoAmI"}
@@ -95,7 +113,16 @@ func (c Config) recordCall(ctx context.Context, procedure string, request any, e
 	if slices.Contains(ownCalls, method) {
 		return
 	}
+	said, _ := ctx.Value(saidKey{}).(map[string]string)
 	e := callEvent(method, request)
+	if said["project"] != "" {
+		e.Project = said["project"]
+	}
+	delete(said, "project")
+	if "pool:"+said["pool"] == e.Object {
+		delete(said, "pool")
+	}
+	maps.Copy(e.Detail, said)
 	by := userOf(ctx)
 	e.Subject, e.From = by.Name, by.from()
 	e.Allowed = !refused(err)
@@ -132,11 +159,11 @@ func refused(err error) bool {
 // toldFields are the fields of requests that the audit may hold. No other is
 // looked at, so that a field with a secret has to be named here to leak.
 var toldFields = map[protoreflect.Name]bool{
-	"address": true, "admin": true, "alarms": true, "all": true, "by": true, "cluster": true, "count": true, "currency": true, "developers_delete": true,
+	"address": true, "admin": true, "alarms": true, "all": true, "by": true, "cluster": true, "container": true, "count": true, "currency": true, "developers_delete": true,
 	"digest": true, "disabled": true, "dry_run": true, "everybody": true, "force": true, "format": true,
-	"hardware_class": true, "id": true, "images": true, "immutable_tags": true, "keep": true, "keep_days": true,
+	"hardware_class": true, "id": true, "image": true, "images": true, "immutable_tags": true, "keep": true, "keep_days": true,
 	"keep_last": true, "kind": true, "monthly_micro": true, "name": true, "peer_id": true, "permissions": true, "pool": true, "profile": true,
-	"project": true, "public": true, "quota_bytes": true, "remove": true, "repositories": true, "role": true,
+	"project": true, "public": true, "quota_bytes": true, "remove": true, "replicas": true, "repositories": true, "revision": true, "role": true,
 	"scope": true, "servers": true, "sign_after_seconds": true, "taint": true, "taints": true, "tier": true, "ttl_seconds": true,
 	"undo": true, "user": true, "uses": true,
 }
@@ -151,8 +178,11 @@ func callEvent(method string, request any) audit.Event {
 	noun, verb, _ := strings.Cut(action, ".")
 	e := audit.Event{Action: action, Often: slices.Contains([]string{"list", "get", "search"}, verb), Detail: told}
 	thing, _, _ := strings.Cut(noun, "-")
-	if thing == "taint" || thing == "fleet" {
+	switch thing {
+	case "taint", "fleet":
 		thing = "server"
+	case "logs":
+		thing = "placement"
 	}
 	if thing == "project" && told["project"] == "" {
 		told["project"] = told["name"]
@@ -199,6 +229,9 @@ func actionOf(method string) string {
 			words = append(words, "")
 		}
 		words[len(words)-1] += string(unicode.ToLower(c))
+	}
+	if len(words) < 2 && words[0] == "place" {
+		return "placement.place"
 	}
 	if len(words) < 2 {
 		return "supernode." + strings.Join(words, "")

@@ -172,15 +172,15 @@ func (r *Runner) release(ctx context.Context, server string, gone func(Claim) bo
 		if err != nil {
 			return fmt.Errorf("let go of what is gone from %s: %w", server, err)
 		}
-		r.hostChanged(v.value, next)
+		r.hostChanged(ctx, v.value, next)
 		return nil
 	}
 	return fmt.Errorf("let go of what is gone from %s: %w", server, meta.ErrConflict)
 }
 
-func (r *Runner) hostChanged(before, after HostRecord) {
+func (r *Runner) hostChanged(ctx context.Context, before, after HostRecord) {
 	if r.cfg.OnHost != nil {
-		r.cfg.OnHost(before, after)
+		r.cfg.OnHost(ctx, before, after)
 	}
 }
 

@@ -155,6 +155,19 @@ type Change struct {
 	Was int `json:"was,omitempty"`
 }
 
+// Phase is the change's step, in the words of a placement's phases.
+func (c *Change) Phase() string {
+	switch c.Step {
+	case stepPlan:
+		return PhasePlanning
+	case stepPrepull:
+		return PhasePrepulling
+	case stepStart:
+		return PhaseStarting
+	}
+	return PhaseUpdating
+}
+
 // State is how far a move is.
 type State string
 

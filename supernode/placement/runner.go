@@ -32,8 +32,8 @@ type Config struct {
 	World  World
 	Engine Engine
 	// OnHost hears each change of what a host holds and is to run, before and
-	// after, once it is written down. It must not block.
-	OnHost func(before, after HostRecord)
+	// after, once it is written down and the host is being told.
+	OnHost func(ctx context.Context, before, after HostRecord)
 	// LostAfter is for how long a host may be away before its containers are
 	// placed again. Default 1 min.
 	LostAfter time.Duration

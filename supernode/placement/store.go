@@ -224,10 +224,10 @@ func (r *Runner) commitBatch(ctx context.Context, record *Record, b batch, all m
 	if _, err := r.cfg.Meta.Commit(ctx, b.compares, b.ops); err != nil {
 		return fmt.Errorf("write what hosts are to run: %w", err)
 	}
-	for server, after := range b.after {
-		r.hostChanged(all[server].value, after)
-	}
 	r.assign(b.servers...)
+	for server, after := range b.after {
+		r.hostChanged(ctx, all[server].value, after)
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"slices"
 	"time"
@@ -103,4 +104,17 @@ func (r *Runner) Watch(ctx context.Context, name, change string) iter.Seq2[View,
 			}
 		}
 	}
+}
+
+// Logs reads what a container wrote; see Engine.Logs.
+func (r *Runner) Logs(ctx context.Context, pool, server, container string, tail int, follow bool, write func([]byte) error) error {
+	hosts, err := r.hostsByID(ctx, pool)
+	if err != nil {
+		return err
+	}
+	h := hosts[server]
+	if h == nil {
+		return fmt.Errorf("%w: it is not known any more", ErrUnreachable)
+	}
+	return r.cfg.Engine.Logs(ctx, *h, container, tail, follow, write)
 }

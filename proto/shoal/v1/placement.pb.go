@@ -123,7 +123,9 @@ type PlaceRequest struct {
 	// For the prepull; 0 takes the default.
 	DeadlineSeconds int64 `protobuf:"varint,9,opt,name=deadline_seconds,json=deadlineSeconds,proto3" json:"deadline_seconds,omitempty"`
 	// Say what would be done.
-	DryRun        bool `protobuf:"varint,10,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,10,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Only on servers of this hardware class; empty: any.
+	HardwareClass string `protobuf:"bytes,11,opt,name=hardware_class,json=hardwareClass,proto3" json:"hardware_class,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -226,6 +228,13 @@ func (x *PlaceRequest) GetDryRun() bool {
 		return x.DryRun
 	}
 	return false
+}
+
+func (x *PlaceRequest) GetHardwareClass() string {
+	if x != nil {
+		return x.HardwareClass
+	}
+	return ""
 }
 
 // Verdict says why a host was taken, or was not.
@@ -660,6 +669,7 @@ type Placement struct {
 	Verdicts      []*Verdict           `protobuf:"bytes,15,rep,name=verdicts,proto3" json:"verdicts,omitempty"` // of the last change
 	Healthy       int32                `protobuf:"varint,16,opt,name=healthy,proto3" json:"healthy,omitempty"`
 	Spares        int32                `protobuf:"varint,17,opt,name=spares,proto3" json:"spares,omitempty"`
+	HardwareClass string               `protobuf:"bytes,18,opt,name=hardware_class,json=hardwareClass,proto3" json:"hardware_class,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -811,6 +821,13 @@ func (x *Placement) GetSpares() int32 {
 		return x.Spares
 	}
 	return 0
+}
+
+func (x *Placement) GetHardwareClass() string {
+	if x != nil {
+		return x.HardwareClass
+	}
+	return ""
 }
 
 type ListPlacementsRequest struct {
@@ -1671,7 +1688,7 @@ const file_shoal_v1_placement_proto_rawDesc = "" +
 	"\x03env\x18\x03 \x03(\tR\x03env\x12\x1b\n" +
 	"\tcpu_milli\x18\x04 \x01(\x03R\bcpuMilli\x12!\n" +
 	"\fmemory_bytes\x18\x05 \x01(\x03R\vmemoryBytes\x12\x14\n" +
-	"\x05ports\x18\x06 \x03(\x05R\x05ports\"\xa3\x02\n" +
+	"\x05ports\x18\x06 \x03(\x05R\x05ports\"\xca\x02\n" +
 	"\fPlaceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12+\n" +
@@ -1683,7 +1700,8 @@ const file_shoal_v1_placement_proto_rawDesc = "" +
 	"\x06spares\x18\b \x01(\x05R\x06spares\x12)\n" +
 	"\x10deadline_seconds\x18\t \x01(\x03R\x0fdeadlineSeconds\x12\x17\n" +
 	"\adry_run\x18\n" +
-	" \x01(\bR\x06dryRun\"x\n" +
+	" \x01(\bR\x06dryRun\x12%\n" +
+	"\x0ehardware_class\x18\v \x01(\tR\rhardwareClass\"x\n" +
 	"\aVerdict\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x16\n" +
@@ -1718,7 +1736,7 @@ const file_shoal_v1_placement_proto_rawDesc = "" +
 	"\aservice\x18\x02 \x01(\v2\x11.shoal.v1.ServiceR\aservice\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x0e\n" +
 	"\x02by\x18\x04 \x01(\tR\x02by\x12*\n" +
-	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xaf\x04\n" +
+	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xd6\x04\n" +
 	"\tPlacement\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x18\n" +
@@ -1739,7 +1757,8 @@ const file_shoal_v1_placement_proto_rawDesc = "" +
 	"\bprepulls\x18\x0e \x03(\v2\x15.shoal.v1.HostPrepullR\bprepulls\x12-\n" +
 	"\bverdicts\x18\x0f \x03(\v2\x11.shoal.v1.VerdictR\bverdicts\x12\x18\n" +
 	"\ahealthy\x18\x10 \x01(\x05R\ahealthy\x12\x16\n" +
-	"\x06spares\x18\x11 \x01(\x05R\x06spares\"+\n" +
+	"\x06spares\x18\x11 \x01(\x05R\x06spares\x12%\n" +
+	"\x0ehardware_class\x18\x12 \x01(\tR\rhardwareClass\"+\n" +
 	"\x15ListPlacementsRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\"M\n" +
 	"\x16ListPlacementsResponse\x123\n" +
