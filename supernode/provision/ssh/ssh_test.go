@@ -328,6 +328,46 @@ func TestSudo(t *testing.T) {
 	}
 }
 
+// TestSystemd: where systemd is, the agent is a unit of it that starts again at
+// the next boot, and goes with the rest.
+func TestSystemd(t *testing.T) {
+	h := newHost(t)
+	if err := os.MkdirAll(filepath.Join(h.root, "run/systemd/system"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// It does what the unit says, and notes what it was asked for.
+	h.command("systemctl", `echo "$@" >>"`+h.root+`/asked"
+unit="`+h.root+`/etc/systemd/system/dfagent.service"
+pid="`+h.root+`/unit.pid"
+case "$1 $2" in
+"start dfagent.service")
+	cd "$(sed -n 's/^WorkingDirectory=//p' "$unit")"
+	eval "setsid $(sed -n 's/^ExecStart=//p' "$unit") >/dev/null 2>&1 </dev/null &"
+	echo $! >"$pid" ;;
+"stop dfagent.service" | "disable --now")
+	[ ! -e "$pid" ] || kill "$(cat "$pid")" || : ;;
+esac`)
+	p := newProvider(t, newStore(t), h)
+	if _, err := p.Create(t.Context(), "server-1", h.spec(tag, &tokens{text: "token-"})); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(h.agents()); n != 1 {
+		t.Errorf("%d agents run", n)
+	}
+	if asked := h.read("asked"); !strings.Contains(asked, "enable dfagent.service\n") {
+		t.Errorf("systemctl was asked for %q", asked)
+	}
+	if unit := h.read("etc/systemd/system/dfagent.service"); !strings.Contains(unit, "Restart=always") || strings.Contains(unit, "token-1") {
+		t.Errorf("the unit is %q", unit)
+	}
+	if err := p.Delete(t.Context(), "server-1"); err != nil {
+		t.Fatal(err)
+	}
+	if h.read("etc/systemd/system/dfagent.service") != "" || !strings.Contains(h.read("asked"), "disable --now dfagent.service\n") {
+		t.Error("the unit is still there")
+	}
+}
+
 // TestNoLogin says which key to put where.
 func TestNoLogin(t *testing.T) {
 	h := newHost(t)
