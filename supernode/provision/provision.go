@@ -28,9 +28,9 @@ import (
 const (
 	// MaxMachines bounds what a provider lists for one tag.
 	MaxMachines = 20_000
-	// MaxKey bounds a key and a tag, in bytes: it is what a label of Kubernetes
-	// takes, and less than what a tag of a cloud does.
-	MaxKey = 63
+	// MaxKey bounds a key and a tag, in bytes: it is what a tag of OpenStack's
+	// Nova takes; a label of Kubernetes takes 63, a client token of EC2 64.
+	MaxKey = 60
 )
 
 // Errors of a Provider; test for them with errors.Is. Any other error is
@@ -125,7 +125,7 @@ type Machine struct {
 	Created time.Time
 }
 
-// CheckKey says whether every provider can carry a key, or a tag: 1 to 63
+// CheckKey says whether every provider can carry a key, or a tag: 1 to 60
 // lower-case letters, digits and dashes, not a dash at either end. The error
 // wraps ErrRefused.
 func CheckKey(key string) error {
