@@ -24,6 +24,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 
 // TestAdopt brings a bare host to one whose agent has joined, and back.
 func TestAdopt(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := newProvider(t, newStore(t), h)
 	joins := &tokens{text: "token-"}
@@ -77,6 +78,7 @@ func TestAdopt(t *testing.T) {
 // TestOtherHostKeyGetsNothing: a host that shows another key is not even told
 // who wants to log in.
 func TestOtherHostKeyGetsNothing(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	for name, key := range map[string]string{
 		"another fingerprint": gossh.FingerprintSHA256(newSigner(t).PublicKey()),
@@ -102,6 +104,7 @@ func TestOtherHostKeyGetsNothing(t *testing.T) {
 // TestEveryFormOfAHostKey: the fingerprint of any of its keys will do, and so
 // does a line of known_hosts.
 func TestEveryFormOfAHostKey(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	for name, key := range map[string]string{
 		"first fingerprint":  gossh.FingerprintSHA256(h.keys[0].PublicKey()),
@@ -124,11 +127,23 @@ func TestEveryFormOfAHostKey(t *testing.T) {
 	}
 }
 
+// bothWays runs a test with connections that break before a command runs, and
+// with such that break before its answer comes.
+func bothWays(t *testing.T, test func(t *testing.T, when cut)) {
+	for name, when := range map[string]cut{"before": before, "after": after} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, when)
+		})
+	}
+}
+
 // TestCutAnywhere breaks the connection before and after every command of a
 // bootstrap. The next call goes on: one agent, which joined once, with a
 // program that arrived whole.
 func TestCutAnywhere(t *testing.T) {
-	for _, when := range []cut{before, after} {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, when cut) {
 		for at, more := 0, true; more; at++ {
 			h := newHost(t)
 			store := newStore(t)
@@ -166,12 +181,13 @@ func TestCutAnywhere(t *testing.T) {
 			}
 			h.stopAgent()
 		}
-	}
+	})
 }
 
 // TestGoesOn: what arrived whole is not sent again, and an agent that has
 // joined gets no other token.
 func TestGoesOn(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	store := newStore(t)
 	joins := &tokens{text: "token-"}
@@ -203,7 +219,8 @@ func TestGoesOn(t *testing.T) {
 // TestDeleteCutAnywhere: a host is given back in the end, wherever that was
 // cut off.
 func TestDeleteCutAnywhere(t *testing.T) {
-	for _, when := range []cut{before, after} {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, when cut) {
 		for at, more := 0, true; more; at++ {
 			h := newHost(t)
 			p := newProvider(t, newStore(t), h)
@@ -228,11 +245,12 @@ func TestDeleteCutAnywhere(t *testing.T) {
 				t.Errorf("cut at %d: %d agents, marker %q", at, n, h.read("etc/shoal/server"))
 			}
 		}
-	}
+	})
 }
 
 // TestWhatArrivesCut: a file that did not arrive whole takes no place.
 func TestWhatArrivesCut(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := newProvider(t, newStore(t), h)
 	h.command("cat", "exec head -c 1000")
@@ -247,6 +265,7 @@ func TestWhatArrivesCut(t *testing.T) {
 
 // TestTwoForOneHost: neither two servers nor two fleets have the same host.
 func TestTwoForOneHost(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	store, joins := newStore(t), &tokens{}
 	p := newProvider(t, store, h)
@@ -278,6 +297,7 @@ func TestTwoForOneHost(t *testing.T) {
 // TestAgentThatDoesNotComeUp tells why, in one line and without a terminal's
 // escapes; the next try has a new token.
 func TestAgentThatDoesNotComeUp(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := newProvider(t, newStore(t), h)
 	joins := &tokens{text: "bad-"}
@@ -296,6 +316,7 @@ func TestAgentThatDoesNotComeUp(t *testing.T) {
 
 // TestHostThatHangs ends with the context.
 func TestHostThatHangs(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := newProvider(t, newStore(t), h)
 	h.breaks(func(int) cut { return hangs })
@@ -307,6 +328,7 @@ func TestHostThatHangs(t *testing.T) {
 
 // TestSudo: a user that is not root takes sudo, and the host's no is told.
 func TestSudo(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := newProvider(t, newStore(t), h)
 	spec := h.spec(tag, &tokens{})
@@ -331,6 +353,7 @@ func TestSudo(t *testing.T) {
 // TestSystemd: where systemd is, the agent is a unit of it that starts again at
 // the next boot, and goes with the rest.
 func TestSystemd(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	if err := os.MkdirAll(filepath.Join(h.root, "run/systemd/system"), 0o755); err != nil {
 		t.Fatal(err)
@@ -370,6 +393,7 @@ esac`)
 
 // TestNoLogin says which key to put where.
 func TestNoLogin(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := newProvider(t, newStore(t), h)
 	h.allow(newSigner(t).PublicKey())
@@ -382,6 +406,7 @@ func TestNoLogin(t *testing.T) {
 // TestHostThatIsGone: one that was installed anew, or is never reached again,
 // does not keep its server for ever.
 func TestHostThatIsGone(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	store := newStore(t)
 	p := newProvider(t, store, h)
@@ -406,6 +431,7 @@ func TestHostThatIsGone(t *testing.T) {
 // TestNewInstallation: a host with another key by now is not the machine that
 // is given back, and nothing is sent to it.
 func TestNewInstallation(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := newProvider(t, newStore(t), h)
 	if _, err := p.Create(t.Context(), "server-1", h.spec(tag, &tokens{})); err != nil {
