@@ -85,7 +85,7 @@ func reopen(t *testing.T, store *faulty) *book {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			told := b.changes[after.ID]
-			if last := len(told) - 1; last >= 0 && (before.Phase != told[last].Phase || before.ID == "" && told[last].Phase != Retired) {
+			if last := len(told) - 1; last >= 0 && (before.ID != "" && before.Phase != told[last].Phase || before.ID == "" && told[last].Phase != Retired) {
 				t.Errorf("told of a change of %s from %s, after one to %s", after.Name, before.Phase, told[last].Phase)
 			}
 			b.changes[after.ID] = append(told, after)
