@@ -19,6 +19,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/control"
 	"github.com/shoalproject/shoal/pkg/discovery/dht"
 	"github.com/shoalproject/shoal/pkg/discovery/tracker"
+	"github.com/shoalproject/shoal/pkg/engine"
 	"github.com/shoalproject/shoal/pkg/fetch"
 	"github.com/shoalproject/shoal/pkg/gateway"
 	"github.com/shoalproject/shoal/pkg/identity"
@@ -28,6 +29,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/runtime/containerd"
 	"github.com/shoalproject/shoal/pkg/settings"
 	"github.com/shoalproject/shoal/pkg/store"
+	"github.com/shoalproject/shoal/pkg/supervise"
 	"github.com/shoalproject/shoal/pkg/swarm"
 	"github.com/shoalproject/shoal/pkg/token"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
@@ -50,20 +52,24 @@ type agent struct {
 	names     *names
 	upstreams *upstreams
 
-	store    *store.Store
-	records  *records.Store
-	runtime  *containerd.Runtime // nil without one
-	exchange *swarm.Exchange
-	pieces   *swarm.Server
-	tracker  *tracker.Client
-	held     chan tracker.Held
-	dht      *dht.Node // nil when switched off
-	gateway  *gateway.Client
-	fetcher  *fetch.Fetcher
-	gate     *mirror.Gate
-	pulls    *pulls
-	decided  *decided
-	keeper   *profile.Keeper
+	store      *store.Store
+	records    *records.Store
+	runtime    *containerd.Runtime   // nil without one
+	engine     engine.Engine         // nil without one
+	pretends   unpacker              // the engine, when it only pretends
+	supervisor *supervise.Supervisor // nil without an engine
+	logs       *logs
+	exchange   *swarm.Exchange
+	pieces     *swarm.Server
+	tracker    *tracker.Client
+	held       chan tracker.Held
+	dht        *dht.Node // nil when switched off
+	gateway    *gateway.Client
+	fetcher    *fetch.Fetcher
+	gate       *mirror.Gate
+	pulls      *pulls
+	decided    *decided
+	keeper     *profile.Keeper
 
 	closers []func() error // in the order in which they were opened
 }
@@ -95,6 +101,9 @@ func open(ctx context.Context, c config, log *slog.Logger) (a *agent, err error)
 		}
 	}
 	a.openFetch(welcome)
+	if err := a.openContainers(ctx); err != nil {
+		return a, err
+	}
 	return a, a.openKeeper()
 }
 

@@ -48,6 +48,7 @@ func serveCommand() *cobra.Command {
 		Short: "Run the agent",
 		Example: `  dfagent serve --supernode https://registry.example.com:8001 --join TOKEN
   dfagent serve --data /var/lib/shoal/agent --containerd /run/containerd/containerd.sock
+  dfagent serve --data /var/lib/shoal/agent --docker /var/run/docker.sock
   dfagent serve --config /etc/shoal/agent.yaml`,
 		Args: settings.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {

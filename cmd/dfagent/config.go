@@ -33,9 +33,10 @@ type config struct {
 	UploadLimit   settings.Rate `yaml:"upload-limit" help:"Limit of what is sent to neighbours; 0 is none."`
 	DownloadLimit settings.Rate `yaml:"download-limit" help:"Limit of what is fetched; 0 is none."`
 	UploadSlots   int           `yaml:"upload-slots" help:"How many pieces are sent at once."`
-	Containerd    string        `yaml:"containerd" help:"Socket of containerd: what it holds is served to neighbours, and prewarm --unpack brings images into it."`
-	ContainerdNS  string        `yaml:"containerd-namespace" help:"containerd namespace that images are brought into."`
-	Docker        string        `yaml:"docker" help:"Socket of Docker, for prewarm --unpack where there is no containerd."`
+	Containerd    string        `yaml:"containerd" help:"Socket of containerd: what it holds is served to neighbours, containers run on it, and prewarm --unpack brings images into it."`
+	ContainerdNS  string        `yaml:"containerd-namespace" help:"containerd namespace that images are brought into and containers run in."`
+	Docker        string        `yaml:"docker" help:"Socket of Docker: containers run on it, and prewarm --unpack brings images into it, where there is no containerd."`
+	Engine        string        `yaml:"engine" help:"What runs the containers that are placed on this host: containerd, docker, memory (which only pretends to, for trying things out) or none. Empty takes the runtime that --containerd or --docker names."`
 	ApplyProfiles bool          `yaml:"apply-profiles" help:"Change this host as its pool's profile says, when the supernode orders it; else it is only looked at. On for root."`
 	ProfileRoot   string        `yaml:"profile-root" help:"Folder that stands for / in the steps of a profile, to prepare a disk image or to try a profile out."`
 }
@@ -78,6 +79,9 @@ func (c *config) check() error {
 	}
 	if c.Join != "" && c.JoinFile != "" {
 		return errors.New("--join and --join-file are two ways to say one thing; give one of them")
+	}
+	if err := c.checkEngine(); err != nil {
+		return err
 	}
 	if c.UploadSlots < 1 {
 		return fmt.Errorf("--upload-slots %d: at least one is needed", c.UploadSlots)

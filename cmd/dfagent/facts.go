@@ -10,6 +10,7 @@ import (
 func (a *agent) keepFacts(ctx context.Context) {
 	host := facts.Host{
 		Data: a.config.Data, Hostname: a.config.Hostname, Rack: a.config.Rack, Zone: a.config.Zone, Version: version,
+		Engine: a.engineFacts,
 	}
 	facts.Keep(ctx, a.line, host.Look, a.log)
 }

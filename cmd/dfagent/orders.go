@@ -11,7 +11,6 @@ import (
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/fetch"
 	"github.com/shoalproject/shoal/pkg/mirror"
-	"github.com/shoalproject/shoal/pkg/runtime"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 )
 
@@ -55,6 +54,11 @@ func (o *orders) handle(ctx context.Context, order *shoalv1.Order) {
 		o.wait.Go(func() { o.agent.keeper.Carry(ctx, order.Id, what.ApplyProfile) })
 	case *shoalv1.Order_Cancel:
 		o.agent.keeper.Cancel(what.Cancel.OrderId)
+		o.agent.logs.cancel(what.Cancel.OrderId)
+	case *shoalv1.Order_Desired:
+		o.desired(ctx, what.Desired)
+	case *shoalv1.Order_ReadLog:
+		o.wait.Go(o.agent.logs.begin(ctx, order.Id, what.ReadLog))
 	case *shoalv1.Order_Prewarm:
 		o.wait.Go(func() {
 			select {
@@ -94,7 +98,7 @@ func (o *orders) prewarm(ctx context.Context, id string, p *shoalv1.Prewarm) {
 	told, stop := context.WithCancel(ctx)
 	var telling sync.WaitGroup
 	telling.Go(func() { o.tell(told, id, &m) })
-	err := o.bring(ctx, p, &m)
+	err := o.agent.bring(ctx, p, &m)
 	stop()
 	telling.Wait()
 	last := &shoalv1.ProgressRequest{OrderId: id, BytesDone: m.done.Load(), BytesTotal: m.total.Load(), Done: true}
@@ -123,7 +127,7 @@ func (o *orders) tell(ctx context.Context, id string, m *meter) {
 }
 
 // bring fetches an image into the store, and into the runtime when asked.
-func (o *orders) bring(ctx context.Context, p *shoalv1.Prewarm, m *meter) error {
+func (a *agent) bring(ctx context.Context, p *shoalv1.Prewarm, m *meter) error {
 	ref := blob.Ref{Registry: p.Registry, Repository: p.Repository}
 	d, err := blob.ParseDigest(p.Digest)
 	if err != nil {
@@ -132,17 +136,17 @@ func (o *orders) bring(ctx context.Context, p *shoalv1.Prewarm, m *meter) error 
 	if p.Platform == "" {
 		p.Platform = "linux/" + goruntime.GOARCH
 	}
-	if err := o.image(ctx, ref, d, p, m); err != nil {
+	if err := a.image(ctx, ref, d, p, m); err != nil {
 		return err
 	}
 	if p.Unpack {
-		return o.unpack(ctx, ref, p)
+		return a.unpack(ctx, ref, p)
 	}
 	return nil
 }
 
-func (o *orders) image(ctx context.Context, ref blob.Ref, d blob.Digest, p *shoalv1.Prewarm, m *meter) error {
-	manifest, err := o.agent.fetcher.Manifest(ctx, ref, string(d), fetch.Cred{Token: p.Token})
+func (a *agent) image(ctx context.Context, ref blob.Ref, d blob.Digest, p *shoalv1.Prewarm, m *meter) error {
+	manifest, err := a.fetcher.Manifest(ctx, ref, string(d), fetch.Cred{Token: p.Token})
 	if err != nil {
 		return err
 	}
@@ -153,54 +157,30 @@ func (o *orders) image(ctx context.Context, ref blob.Ref, d blob.Digest, p *shoa
 		if err != nil {
 			return err
 		}
-		return o.image(ctx, ref, child.Digest, p, m)
+		return a.image(ctx, ref, child.Digest, p, m)
 	}
 	blobs := blobsOf(manifest.Body)
-	pull := o.agent.fetcher.BeginPull(ref.String()+"@"+string(d), blobs)
+	pull := a.fetcher.BeginPull(ref.String()+"@"+string(d), blobs)
 	for _, b := range blobs {
 		m.total.Add(b.Size)
 	}
 	var errs []error
 	for _, b := range blobs {
-		errs = append(errs, o.blob(ctx, fetch.Request{
+		errs = append(errs, a.blob(ctx, fetch.Request{
 			Digest: b.Digest, Size: b.Size, Ref: ref, Class: "prewarm", OriginToken: p.Token, PullID: pull,
 		}, m))
 	}
 	return errors.Join(errs...)
 }
 
-func (o *orders) blob(ctx context.Context, r fetch.Request, m *meter) error {
+func (a *agent) blob(ctx context.Context, r fetch.Request, m *meter) error {
 	var counted int64
-	err := o.agent.fetcher.Prefetch(ctx, r, func(done, _ int64) {
+	err := a.fetcher.Prefetch(ctx, r, func(done, _ int64) {
 		m.done.Add(done - counted)
 		counted = done
 	})
 	if err == nil {
 		m.done.Add(r.Size - counted)
 	}
-	return err
-}
-
-// unpack brings the image from the store into the runtime, through this
-// host's own mirror.
-func (o *orders) unpack(ctx context.Context, ref blob.Ref, p *shoalv1.Prewarm) error {
-	if o.agent.runtime == nil {
-		return errors.New("this agent has no container runtime to unpack into: start it with --containerd SOCKET")
-	}
-	registry := ref.Registry
-	if registry == "" {
-		registry = o.agent.names.first()
-	}
-	image := registry + "/" + ref.Repository
-	if p.Tag != "" {
-		image += ":" + p.Tag
-	} else {
-		image += "@" + p.Digest
-	}
-	pull := runtime.Pull{Image: image, Platform: p.Platform, Unpack: true}
-	if ref.Registry == "" {
-		pull.Token = p.Token
-	}
-	_, err := o.agent.runtime.Pull(ctx, pull)
 	return err
 }

@@ -55,6 +55,9 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.spread(ctx) })
 	group.Go(func() error { a.keeper.Run(ctx); return nil })
 	group.Go(func() error { a.keepFacts(ctx); return nil })
+	if a.supervisor != nil {
+		group.Go(func() error { a.supervisor.Run(ctx); return nil })
+	}
 	group.Go(func() error { a.decided.tell(ctx, a.line.TellPulls, a.log); return nil })
 	group.Go(func() error { newTraffic(a.fetcher.Totals).run(ctx, a.line.ReportTraffic, a.log); return nil })
 	group.Go(func() error {

@@ -16,9 +16,10 @@ import (
 type listener struct {
 	shoalv1connect.UnimplementedHostServiceHandler
 	facts chan *shoalv1.Facts
+	logs  []*shoalv1.SendLogRequest
 }
 
-func (d listener) ReportFacts(_ context.Context, r *connect.Request[shoalv1.ReportFactsRequest]) (*connect.Response[shoalv1.ReportFactsResponse], error) {
+func (d *listener) ReportFacts(_ context.Context, r *connect.Request[shoalv1.ReportFactsRequest]) (*connect.Response[shoalv1.ReportFactsResponse], error) {
 	d.facts <- r.Msg.Facts
 	return connect.NewResponse(&shoalv1.ReportFactsResponse{}), nil
 }
@@ -29,7 +30,7 @@ func TestReportFacts(t *testing.T) {
 		if err := l.ReportFacts(t.Context(), &shoalv1.Facts{}); err == nil {
 			t.Error("nobody answered, and there was no error")
 		}
-		d := listener{facts: make(chan *shoalv1.Facts, 1)}
+		d := &listener{facts: make(chan *shoalv1.Facts, 1)}
 		_, handler := shoalv1connect.NewHostServiceHandler(d)
 		w.set("b", http.Handler(handler))
 		if err := l.ReportFacts(t.Context(), &shoalv1.Facts{Hostname: "h"}); err != nil {
@@ -37,6 +38,42 @@ func TestReportFacts(t *testing.T) {
 		}
 		if got := <-d.facts; got.Hostname != "h" {
 			t.Errorf("told %v", got)
+		}
+	})
+}
+
+func (d *listener) ReportContainers(_ context.Context, r *connect.Request[shoalv1.ReportContainersRequest]) (*connect.Response[shoalv1.ReportContainersResponse], error) {
+	d.facts <- &shoalv1.Facts{Hostname: r.Msg.Containers[0].Id}
+	return connect.NewResponse(&shoalv1.ReportContainersResponse{}), nil
+}
+
+// SendLog wants no more after the second piece.
+func (d *listener) SendLog(_ context.Context, r *connect.Request[shoalv1.SendLogRequest]) (*connect.Response[shoalv1.SendLogResponse], error) {
+	d.logs = append(d.logs, r.Msg)
+	return connect.NewResponse(&shoalv1.SendLogResponse{Stop: len(d.logs) > 1}), nil
+}
+
+func TestContainersAndLogsAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, w := newWire(nil)
+		if _, err := l.SendLog(t.Context(), &shoalv1.SendLogRequest{}); err == nil {
+			t.Error("nobody answered, and there was no error")
+		}
+		d := &listener{facts: make(chan *shoalv1.Facts, 1)}
+		_, handler := shoalv1connect.NewHostServiceHandler(d)
+		w.set("b", http.Handler(handler))
+		report := &shoalv1.ReportContainersRequest{Containers: []*shoalv1.ContainerStatus{{Id: "web-1"}}}
+		if err := l.ReportContainers(t.Context(), report); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-d.facts; got.Hostname != "web-1" {
+			t.Errorf("told %v", got)
+		}
+		for i, want := range []bool{false, true} {
+			stop, err := l.SendLog(t.Context(), &shoalv1.SendLogRequest{OrderId: "o", Data: []byte("line\n")})
+			if err != nil || stop != want {
+				t.Errorf("piece %d: stop %v, %v", i, stop, err)
+			}
 		}
 	})
 }

@@ -137,6 +137,10 @@ func (r *Runtime) Close() error {
 	return nil
 }
 
+// Client is the connection, for who runs containers on this containerd. It is
+// closed with the Runtime.
+func (r *Runtime) Client() *containerd.Client { return r.client }
+
 // Version is what containerd calls itself, for reports.
 func (r *Runtime) Version(ctx context.Context) (string, error) {
 	v, err := r.client.Version(ctx)

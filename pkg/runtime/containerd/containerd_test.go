@@ -363,6 +363,18 @@ func TestPullThroughTheMirror(t *testing.T) {
 				t.Errorf("Has(%s) = %v, %v after the pull", d, held, err)
 			}
 		}
+		for range 2 { // a new name, and one that stands for something already
+			if err := s.Tag(t.Context(), pull.Image, "registry.example.com/team/app:stable"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tagged, err := s.hands.GetImage(s.ctx, "registry.example.com/team/app:stable")
+		if err != nil || tagged.Target().Digest != got {
+			t.Errorf("the new name stands for %v, %v", tagged, err)
+		}
+		if err := s.Tag(t.Context(), "registry.example.com/team/none:v1", pull.Image); err == nil {
+			t.Error("a name was given to nothing")
+		}
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -54,6 +55,32 @@ func (r *Runtime) Pull(ctx context.Context, p runtime.Pull) (blob.Digest, error)
 		return "", fmt.Errorf("pull %s into containerd through the mirror at %s: %w", name, r.opts.Mirror, err)
 	}
 	return image.Target().Digest, nil
+}
+
+// Tag lets a name stand for the image that another name stands for, in the
+// first namespace.
+func (r *Runtime) Tag(ctx context.Context, image, as string) error {
+	from, err := reference.ParseDockerRef(image)
+	if err != nil {
+		return fmt.Errorf("tag %q in containerd: %w", image, err)
+	}
+	to, err := reference.ParseDockerRef(as)
+	if err != nil {
+		return fmt.Errorf("tag %s as %q in containerd: %w", from, as, err)
+	}
+	ctx = namespaces.WithNamespace(ctx, r.opts.Namespaces[0])
+	names := r.client.ImageService()
+	found, err := names.Get(ctx, from.String())
+	if err == nil {
+		found.Name = to.String()
+		if _, err = names.Create(ctx, found); errdefs.IsAlreadyExists(err) {
+			_, err = names.Update(ctx, found)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("tag %s as %s in containerd: %w", from, to, err)
+	}
+	return nil
 }
 
 // resolver sends every request to the mirror. There is no way round it: an

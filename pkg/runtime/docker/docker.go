@@ -119,7 +119,7 @@ func (c *Client) Pull(ctx context.Context, p runtime.Pull) error {
 	if p.Platform != "" {
 		query.Set("platform", p.Platform)
 	}
-	body, err := c.do(ctx, http.MethodPost, "/images/create?"+query.Encode(), authHeader(p.Credential))
+	body, err := c.do(ctx, http.MethodPost, "/images/create?"+query.Encode(), authHeader(p))
 	if err != nil {
 		return fmt.Errorf("pull %s into docker: %w", p.Image, err)
 	}
@@ -156,13 +156,17 @@ func imagePath(image string) (string, error) {
 }
 
 // authHeader is X-Registry-Auth: base64url of a small JSON.
-func authHeader(cred *runtime.Credential) http.Header {
-	if cred == nil {
+func authHeader(p runtime.Pull) http.Header {
+	var auth map[string]string
+	switch cred := p.Credential; {
+	case p.Token != "":
+		auth = map[string]string{"registrytoken": p.Token}
+	case cred == nil:
 		return nil
-	}
-	auth := map[string]string{"username": cred.Username, "password": cred.Secret}
-	if cred.Username == "" {
+	case cred.Username == "":
 		auth = map[string]string{"identitytoken": cred.Secret}
+	default:
+		auth = map[string]string{"username": cred.Username, "password": cred.Secret}
 	}
 	raw, err := json.Marshal(auth)
 	if err != nil {

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"io"
 	"log/slog"
@@ -135,6 +136,19 @@ func TestPullReportsAndFailsAsTheDaemonSays(t *testing.T) {
 				t.Errorf("credential header %q", auth)
 			}
 		})
+	}
+}
+
+func TestTokenIsShownInsteadOfACredential(t *testing.T) {
+	for want, pull := range map[string]runtime.Pull{
+		`{"registrytoken":"t"}`: {Token: "t", Credential: &runtime.Credential{Username: "ada", Secret: "s"}},
+		`{"identitytoken":"s"}`: {Credential: &runtime.Credential{Secret: "s"}},
+		"":                      {},
+	} {
+		raw, err := base64.URLEncoding.DecodeString(authHeader(pull).Get("X-Registry-Auth"))
+		if err != nil || string(raw) != want {
+			t.Errorf("the daemon is shown %s, %v; want %s", raw, err, want)
+		}
 	}
 }
 
