@@ -4,13 +4,14 @@ import (
 	"context"
 	"time"
 
+	"github.com/shoalproject/shoal/pkg/profile"
 	"github.com/shoalproject/shoal/supernode/inventory"
 )
 
 // openBook opens the book of the fleet.
 func (h *house) openBook() (err error) {
 	h.book, err = inventory.New(inventory.Config{
-		Meta: h.meta, UserID: h.auth.UserID, OnChange: h.serverChanged, Now: time.Now, Log: h.log,
+		Meta: h.meta, UserID: h.auth.UserID, OnChange: h.serverChanged, Profile: checkProfile, Now: time.Now, Log: h.log,
 	})
 	return err
 }
@@ -19,6 +20,15 @@ func (h *house) openBook() (err error) {
 func (h *house) serverChanged(ctx context.Context, before, after inventory.Server) {
 	h.noteServer(ctx, after)
 	h.lookAtMachines(before, after)
+}
+
+// checkProfile reports what is wrong with a pool's profile and its settings.
+func checkProfile(name string, settings map[string]string) error {
+	p, err := profile.Find(name)
+	if err == nil {
+		_, err = profile.With(p, settings)
+	}
+	return err
 }
 
 // resumeBook finishes what a supernode that was killed had begun.

@@ -155,7 +155,8 @@ func reached(listen, host string) string {
 func (h *house) openAPI() {
 	h.api = api.Config{
 		Auth: h.auth, Node: h.node, Registry: h.registry, Pieces: h.pieces, Tracker: h.tracker, Grants: h.grants, Fleet: h.fleet,
-		Inventory: h.book, Cost: h.cost, Placements: h.placements, Foreign: h.foreignManifest, Running: h.placements.RunningOn,
+		Inventory: h.book, Initialiser: api.NewInitialiser(h.book, h.fleet, time.Now, h.log),
+		Cost: h.cost, Placements: h.placements, Foreign: h.foreignManifest, Running: h.placements.RunningOn,
 		Seed: origins{h.seed}, Audit: h.audit, Meta: h.meta, Welcome: h.welcome, IDC: h.config.IDC, Ready: h.ready.ServeHTTP,
 		Stopping: h.stopping, Now: time.Now, Log: h.log,
 	}
@@ -174,6 +175,7 @@ func (h *house) run(ctx context.Context) error {
 	group.Go(func() error { h.machines.Run(ctx); return nil })
 	group.Go(func() error { return h.cost.Run(ctx, h.used) })
 	group.Go(func() error { return h.placements.Run(ctx) })
+	group.Go(func() error { return h.api.Initialiser.Run(ctx) })
 	h.ready.up.Store(true)
 	group.Go(func() error {
 		<-ctx.Done()

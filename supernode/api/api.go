@@ -19,6 +19,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/fetch"
 	"github.com/shoalproject/shoal/pkg/identity"
+	"github.com/shoalproject/shoal/pkg/profile"
 	"github.com/shoalproject/shoal/pkg/telemetry"
 	"github.com/shoalproject/shoal/pkg/token"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
@@ -72,6 +73,8 @@ type Config struct {
 	// Foreign reads a manifest of another registry as somebody who is logged in
 	// here may.
 	Foreign func(ctx context.Context, subject string, ref blob.Ref, reference string) (blob.Digest, []byte, error)
+	// Initialiser has hosts carry out their pools' profiles.
+	Initialiser *Initialiser
 	// Running counts the containers that are placed on a server. May be nil.
 	Running func(ctx context.Context, serverID string) (int, error)
 	// Cost is the book of what was used.
@@ -247,7 +250,8 @@ func coded(err error) error {
 	case errors.Is(err, auth.ErrUserExists), errors.Is(err, auth.ErrProjectExists), errors.Is(err, auth.ErrRobotExists), errors.Is(err, inventory.ErrExists), errors.Is(err, placement.ErrExists):
 		code = connect.CodeAlreadyExists
 	case errors.Is(err, auth.ErrProjectHolds), errors.Is(err, auth.ErrLastAdmin), errors.Is(err, auth.ErrNoPassword), errors.Is(err, auth.ErrRotating), errors.Is(err, token.ErrRotating),
-		errors.Is(err, inventory.ErrHolds), errors.Is(err, inventory.ErrPhase), errors.Is(err, inventory.ErrQuota), errors.Is(err, cost.ErrTooMuch), errors.Is(err, placement.ErrBusy), errors.Is(err, placement.ErrNoRoom):
+		errors.Is(err, inventory.ErrHolds), errors.Is(err, inventory.ErrPhase), errors.Is(err, inventory.ErrQuota), errors.Is(err, cost.ErrTooMuch), errors.Is(err, placement.ErrBusy), errors.Is(err, placement.ErrNoRoom),
+		errors.Is(err, errNoProfile), errors.Is(err, errUnderWay), errors.Is(err, errRefusedThere), errors.Is(err, profile.ErrInvalid), errors.Is(err, fleet.ErrNotConnected):
 		code = connect.CodeFailedPrecondition
 	case errors.Is(err, auth.ErrLogin):
 		code = connect.CodePermissionDenied
@@ -259,7 +263,7 @@ func coded(err error) error {
 		errors.Is(err, auth.ErrNoProject), errors.Is(err, auth.ErrNoUser), errors.Is(err, auth.ErrNoRobot), errors.Is(err, auth.ErrNoRule), errors.Is(err, auth.ErrNoNode), errors.Is(err, auth.ErrUnknownSession), errors.Is(err, fleet.ErrNoHosts), errors.Is(err, fetch.ErrNotFound),
 		errors.Is(err, seed.ErrUnknownUpstream), errors.As(err, &oci) && oci.Status == http.StatusNotFound:
 		code = connect.CodeNotFound
-	case errors.Is(err, fetch.ErrUnavailable):
+	case errors.Is(err, fetch.ErrUnavailable), errors.Is(err, errStopping):
 		code = connect.CodeUnavailable
 	}
 	return connect.NewError(code, err)

@@ -153,6 +153,7 @@ func newFrontWith(t *testing.T, change func(*auth.Config)) *front {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.Initialiser = NewInitialiser(f.Inventory, f.Fleet, f.now, log)
 	f.Registry, err = registry.New(t.Context(), registry.Config{
 		Meta: store, Objects: objects.NewMemory(), Auth: Gatekeeper{f.Auth}, Policy: f.Auth, Sign: f.key.Sign,
 		PublicNames: names, PullThrough: through{}, Origin: "here", Now: f.now, Log: log,

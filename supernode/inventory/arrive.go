@@ -242,7 +242,7 @@ func (i *Inventory) SetSteps(ctx context.Context, peerID string, r *shoalv1.Repo
 		if err != nil {
 			return besides{}, err
 		}
-		s.enter(i.cfg.Now(), settle(*s, profile, report{r.Profile, r.Done, r.Steps}), "")
+		s.enter(i.cfg.Now(), settle(*s, profile, report{r.Profile, r.Done, r.DryRun, r.Steps}), "")
 		return besides{ops: []meta.Op{meta.Put(stepsPrefix+s.ID, raw)}}, nil
 	})
 }
@@ -271,7 +271,7 @@ func (i *Inventory) readReport(ctx context.Context, id string) (report, error) {
 	if err := proto.Unmarshal(v.Data, &r); err != nil {
 		return report{}, fmt.Errorf("read %s: %w", v.Key, err)
 	}
-	return report{r.Profile, r.Done, r.Steps}, nil
+	return report{r.Profile, r.Done, r.DryRun, r.Steps}, nil
 }
 
 // resettle puts a server into the phase that all that is known of it says.

@@ -63,8 +63,9 @@ type Config struct {
 	// ProviderFor names who makes machines in clusters of a kind; its error
 	// says what to do instead. May be nil where nobody does.
 	ProviderFor func(kind string) (string, error)
-	// Profile reports whether there is a profile of this name. May be nil.
-	Profile func(name string) bool
+	// Profile reports what is wrong with a profile and a pool's settings of it:
+	// there may be none of that name. May be nil.
+	Profile func(name string, settings map[string]string) error
 	// OnChange is told of each change of a server after it was committed, and
 	// of the changes of one server in their order. It must not change the
 	// inventory before it returns. What happened right before a supernode was

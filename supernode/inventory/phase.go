@@ -50,7 +50,9 @@ func (p Phase) seated() bool { return p != Imported && p != Retired }
 type report struct {
 	profile string
 	done    bool
-	steps   []*shoalv1.StepStatus
+	// dryRun: the steps were looked at, not put in place.
+	dryRun bool
+	steps  []*shoalv1.StepStatus
 }
 
 // outcome is a phase and, when it is Failed, at what and why.
@@ -77,6 +79,9 @@ func settle(s Server, profile string, told report) outcome {
 			switch step.State {
 			case shoalv1.StepStatus_OK, shoalv1.StepStatus_CHANGED:
 			case shoalv1.StepStatus_FAILED:
+				if told.dryRun {
+					return as // a step before it may put that right
+				}
 				return outcome{Failed, stepPrefix + step.Name, step.Error}
 			default:
 				return as

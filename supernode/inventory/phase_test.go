@@ -36,7 +36,7 @@ func TestSettle(t *testing.T) {
 	)
 	told := func(profile string, done bool, states ...shoalv1.StepStatus_State) report {
 		r := steps(profile, states...)
-		return report{r.Profile, done, r.Steps}
+		return report{r.Profile, done, false, r.Steps}
 	}
 	fresh := Server{Phase: Initialising, Facts: someFacts()}
 	broken := Server{Phase: Failed, FailedAt: "step time", Reason: "late", Facts: someFacts()}
@@ -55,6 +55,7 @@ func TestSettle(t *testing.T) {
 		"all hold, no facts":             {Server{Phase: Initialising}, "host", told("host", true, ok), outcome{phase: Initialising}},
 		"a profile without steps":        {fresh, "host", told("host", true), outcome{phase: Ready}},
 		"a dry run":                      {fresh, "host", told("host", true, ok, would), outcome{phase: Initialising}},
+		"a look that failed":             {fresh, "host", report{profile: "host", done: true, dryRun: true, steps: steps("host", failed).Steps}, outcome{phase: Initialising}},
 		"one failed":                     {fresh, "host", told("host", true, ok, failed, waiting), outcome{Failed, "step mirror", "it broke"}},
 		"it failed, and holds now":       {broken, "host", told("host", true, ok), outcome{phase: Ready}},
 		"it failed, and another does":    {broken, "host", told("host", true, failed), outcome{Failed, "step runtime", "it broke"}},

@@ -144,14 +144,30 @@ func (i *Inventory) checkPool(p Pool) error {
 	if p.CPUWeight < 0 || p.CPUWeight > maxCPUWeight {
 		return fmt.Errorf("a CPU weight of %d is %w: 1 to %d, or 0 for %d", p.CPUWeight, ErrInvalid, maxCPUWeight, DefaultCPUWeight)
 	}
-	if p.Profile != "" && (!wellNamed(p.Profile) || i.cfg.Profile != nil && !i.cfg.Profile(p.Profile)) {
-		return fmt.Errorf("the profile %.70q is %w: there is none of this name; see 'dfget profile list'", p.Profile, ErrInvalid)
+	if err := i.checkProfile(p); err != nil {
+		return err
 	}
 	if q := p.Quota; q.Servers < 0 || q.CPUMilli < 0 || q.MemoryBytes < 0 {
 		return fmt.Errorf("the quota is %w: give numbers above 0, or 0 for no limit", ErrInvalid)
 	}
 	return errors.Join(checkTaints(p.Taints), checkMap("label", p.Labels, maxLabels, maxName),
 		checkMap("setting of the profile", p.ProfileSettings, maxSettings, maxSetting), p.Price.check())
+}
+
+func (i *Inventory) checkProfile(p Pool) error {
+	if p.Profile == "" {
+		return nil
+	}
+	if !wellNamed(p.Profile) {
+		return badName("profile", p.Profile)
+	}
+	if i.cfg.Profile == nil {
+		return nil
+	}
+	if err := i.cfg.Profile(p.Profile, p.ProfileSettings); err != nil {
+		return fmt.Errorf("%w: %w; see 'dfget profile list'", ErrInvalid, err)
+	}
+	return nil
 }
 
 // plainWord reports whether s is a word that needs no quotes anywhere.
