@@ -50,7 +50,12 @@ func TestClusters(t *testing.T) {
 
 func TestAPoolIsChecked(t *testing.T) {
 	b := newBook(t)
-	b.cfg.Profile = func(name string) bool { return name == "host" }
+	b.cfg.Profile = func(name string, settings map[string]string) error {
+		if name != "host" || settings["time.max"] == "never" {
+			return errors.New("no such profile")
+		}
+		return nil
+	}
 	_, err := b.AddCluster(t.Context(), sysAdmin, "c", KindMetal, "")
 	b.must(err)
 	month := Price{Currency: "EUR", PurchaseMicro: 4_200_000_000, AmortisationMonths: 48, PowerMonthlyMicro: 31_500_000}
@@ -67,6 +72,8 @@ func TestAPoolIsChecked(t *testing.T) {
 		"a weight":              {func(p *Pool) { p.CPUWeight = -1 }, false},
 		"a profile":             {func(p *Pool) { p.Profile = "host" }, true},
 		"no such profile":       {func(p *Pool) { p.Profile = "guest" }, false},
+		"a profile's setting":   {func(p *Pool) { p.Profile, p.ProfileSettings = "host", map[string]string{"time.max": "1s"} }, true},
+		"a bad setting":         {func(p *Pool) { p.Profile, p.ProfileSettings = "host", map[string]string{"time.max": "never"} }, false},
 		"a quota":               {func(p *Pool) { p.Quota.MemoryBytes = -1 }, false},
 		"a taint":               {func(p *Pool) { p.Taints = []string{"two words"} }, false},
 		"taints":                {func(p *Pool) { p.Taints = make([]string, maxTaints+1) }, false},
