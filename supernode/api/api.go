@@ -115,7 +115,7 @@ var OpenRoutes = []string{
 // routes are those of the public listener.
 func (c Config) routes() ([]route, error) {
 	pages, err := console.New(console.Config{
-		Doors: doors{c}, Images: c.images, Swarms: c.swarms, Servers: c.servers, Name: c.IDC, Log: c.Log,
+		Doors: doors{c}, Images: c.images, Swarms: c.swarms, Fleet: c.pools, Services: c.services, Name: c.IDC, Log: c.Log,
 	})
 	if err != nil {
 		return nil, err

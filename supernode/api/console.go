@@ -190,28 +190,3 @@ func (c Config) hostNames(ctx context.Context) (func(peerID string) string, erro
 		return peerID
 	}, nil
 }
-
-// servers are for administrators.
-func (c Config) servers(ctx context.Context) ([]console.Server, error) {
-	if !userOf(ctx).Admin {
-		return nil, nil
-	}
-	list, err := c.listServers(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var out []console.Server
-	for _, s := range list {
-		state := "away"
-		switch {
-		case s.Revoked:
-			state = "revoked"
-		case s.Connected:
-			state = "connected"
-		}
-		out = append(out, console.Server{
-			Host: s.Hostname, Pool: s.Pool, State: state, Version: s.Version, PeerID: s.PeerId, Seen: s.LastSeen.AsTime(),
-		})
-	}
-	return out, nil
-}

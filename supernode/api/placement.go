@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -127,27 +128,35 @@ func (s placementService) deploys(ctx context.Context, pool string) bool {
 }
 
 func (s placementService) ListPlacements(ctx context.Context, req *connect.Request[shoalv1.ListPlacementsRequest]) (*connect.Response[shoalv1.ListPlacementsResponse], error) {
-	pools, err := s.Inventory.Pools(ctx, inventoryCaller(ctx))
-	if err != nil {
-		return nil, coded(err)
-	}
-	seen := map[string]bool{}
-	for _, p := range pools {
-		seen[p.Name] = true
-	}
-	list, err := s.Placements.Views(ctx)
+	list, err := s.visible(ctx, req.Msg.Pool)
 	if err != nil {
 		return nil, coded(err)
 	}
 	out := &shoalv1.ListPlacementsResponse{}
 	for _, v := range list {
-		if seen[v.Pool] && (req.Msg.Pool == "" || req.Msg.Pool == v.Pool) {
-			m := placementMessage(v, s.deploys(ctx, v.Pool))
-			m.Verdicts, m.Prepulls = nil, nil // of one placement at a time
-			out.Placements = append(out.Placements, m)
-		}
+		m := placementMessage(v, s.deploys(ctx, v.Pool))
+		m.Verdicts, m.Prepulls = nil, nil // of one placement at a time
+		out.Placements = append(out.Placements, m)
 	}
 	return connect.NewResponse(out), nil
+}
+
+// visible lists the placements on a pool, or on all pools for "", that the
+// caller may see.
+func (s placementService) visible(ctx context.Context, pool string) ([]placement.View, error) {
+	pools, err := s.Inventory.Pools(ctx, inventoryCaller(ctx))
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	for _, p := range pools {
+		seen[p.Name] = pool == "" || pool == p.Name
+	}
+	list, err := s.Placements.Views(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(list, func(v placement.View) bool { return !seen[v.Pool] }), nil
 }
 
 func (s placementService) GetPlacement(ctx context.Context, req *connect.Request[shoalv1.GetPlacementRequest]) (*connect.Response[shoalv1.GetPlacementResponse], error) {

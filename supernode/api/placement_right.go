@@ -23,8 +23,7 @@ func (h hiddenPlacement) Unwrap() []error { return []error{h.error, inventory.Er
 
 // mayPlace decides whether the caller may have an image run in a pool: by the
 // right to pull the image and by the right to deploy on the pool, both of which
-// stand in the call's row of the audit. image is one that runs already, or nil
-// for one that is named by reference; the image is returned with its digest.
+// stand in the call's row of the audit. The image is returned with its digest.
 func (s placementService) mayPlace(ctx context.Context, pool string, image blob.Image) (blob.Image, inventory.Pool, error) {
 	of, deploy := s.Inventory.May(ctx, inventoryCaller(ctx), pool, inventory.Deploy)
 	image, pull := s.mayPull(ctx, image)

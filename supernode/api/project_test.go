@@ -262,8 +262,8 @@ func TestTheConsoleShowsWhatOneMaySee(t *testing.T) {
 				t.Errorf("%s: %s shown: %v", name, repository, !shown)
 			}
 		}
-		if shown := strings.Contains(page(s.who[name], "/servers"), "host-1"); shown != (name == "system administrator") {
-			t.Errorf("%s: servers shown: %v", name, shown)
+		if shown := strings.Contains(page(s.who[name], "/fleet"), "host-1"); shown != (name == "system administrator") {
+			t.Errorf("%s: the fleet is shown: %v", name, shown)
 		}
 	}
 }

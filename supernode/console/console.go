@@ -1,5 +1,6 @@
 // Package console is what a person sees of the supernode in a browser: a
-// login, the images it holds and the swarm that carries them. The pages are
+// login, the images it holds, the swarm that carries them, the services that
+// were placed and the fleet that runs them. The pages are
 // plain HTML made on the server; a strict content security policy allows one
 // style sheet and nothing else.
 package console
@@ -13,6 +14,7 @@ import (
 	"html/template"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -73,20 +75,49 @@ type Peer struct {
 	Held, Pieces int
 }
 
-// Server is a host that joined.
+// Pool is a pool of the fleet with its servers.
+type Pool struct {
+	Name, Cluster, Tier, Class string
+	Ready                      int
+	Servers                    []Server
+}
+
+// Server is one of the fleet.
 type Server struct {
-	Host, Pool, State, Version, PeerID string
-	Seen                               time.Time
+	Name, Phase, Reason string
+	Away                bool   // it has joined and is not connected
+	Engine              string // what runs containers there
+	CPU                 int64  // thousandths of a core
+	Memory              int64  // bytes
+	Version, PeerID     string
+	Seen                time.Time
+}
+
+// Service is what was placed on a pool.
+type Service struct {
+	Name, Pool, Image, Phase, Reason string
+	Healthy, Replicas                int
+	Containers                       []Container
+}
+
+// Container is one copy of a service.
+type Container struct {
+	Server, State, Error string
+	Restarts             int
+	// Ready is when the host had the image, zero where it is not known any
+	// more, and Started when the container began to run.
+	Ready, Started time.Time
 }
 
 // Config wires the console.
 type Config struct {
-	Doors   Doors
-	Images  func(ctx context.Context) ([]Image, error)
-	Swarms  func(ctx context.Context) ([]Swarm, error)
-	Servers func(ctx context.Context) ([]Server, error)
-	Name    string // of the data centre
-	Log     *slog.Logger
+	Doors    Doors
+	Images   func(ctx context.Context) ([]Image, error)
+	Swarms   func(ctx context.Context) ([]Swarm, error)
+	Fleet    func(ctx context.Context) ([]Pool, error)
+	Services func(ctx context.Context) ([]Service, error)
+	Name     string // of the data centre
+	Log      *slog.Logger
 }
 
 // Console serves the pages.
@@ -99,9 +130,9 @@ type Console struct {
 // of the build.
 func New(config Config) (*Console, error) {
 	c := &Console{config: config, pages: map[string]*template.Template{}}
-	for _, page := range []string{"login", "welcome", "images", "swarm", "servers", "password"} {
+	for _, page := range []string{"login", "welcome", "images", "swarm", "services", "fleet", "password"} {
 		t, err := template.New("frame.html").Funcs(template.FuncMap{
-			"bytes": formatBytes, "short": short, "when": when, "percent": percent,
+			"bytes": formatBytes, "short": short, "when": when, "clock": clock, "percent": percent, "cores": cores,
 		}).ParseFS(assets, "assets/frame.html", "assets/"+page+".html")
 		if err != nil {
 			return nil, fmt.Errorf("read the page %s: %w", page, err)
@@ -129,7 +160,8 @@ func (c *Console) Closed() map[string]http.HandlerFunc {
 		"GET /{$}":       func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/images", http.StatusFound) },
 		"GET /images":    c.images,
 		"GET /swarm":     c.swarm,
-		"GET /servers":   c.servers,
+		"GET /services":  c.services,
+		"GET /fleet":     c.fleet,
 		"GET /password":  c.passwordPage,
 		"POST /password": c.password,
 		"POST /logout":   c.logout,
@@ -289,13 +321,22 @@ func (c *Console) swarm(w http.ResponseWriter, r *http.Request) {
 	c.render(w, r, http.StatusOK, "swarm", page{Title: "Swarm", Data: swarms})
 }
 
-func (c *Console) servers(w http.ResponseWriter, r *http.Request) {
-	servers, err := c.config.Servers(r.Context())
+func (c *Console) services(w http.ResponseWriter, r *http.Request) {
+	services, err := c.config.Services(r.Context())
 	if err != nil {
-		c.failed(w, "list the hosts", err)
+		c.failed(w, "list the services", err)
 		return
 	}
-	c.render(w, r, http.StatusOK, "servers", page{Title: "Hosts", Data: servers})
+	c.render(w, r, http.StatusOK, "services", page{Title: "Services", Data: services})
+}
+
+func (c *Console) fleet(w http.ResponseWriter, r *http.Request) {
+	pools, err := c.config.Fleet(r.Context())
+	if err != nil {
+		c.failed(w, "list the fleet", err)
+		return
+	}
+	c.render(w, r, http.StatusOK, "fleet", page{Title: "Fleet", Data: pools})
 }
 
 func (c *Console) failed(w http.ResponseWriter, what string, err error) {
@@ -327,6 +368,17 @@ func when(t time.Time) string {
 	}
 	return t.UTC().Format("2006-01-02 15:04:05 UTC")
 }
+
+// clock is when, for what happened within a moment.
+func clock(t time.Time) string {
+	if t.IsZero() {
+		return "—"
+	}
+	return t.UTC().Format("15:04:05.000")
+}
+
+// cores are thousandths of a core as people count them.
+func cores(milli int64) string { return strconv.FormatFloat(float64(milli)/1000, 'g', 4, 64) }
 
 func percent(part, whole int) int {
 	if whole == 0 {

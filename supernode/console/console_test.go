@@ -11,12 +11,14 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 )
 
 // doors lets in whoever sends the cookie "in".
 type doors struct {
 	changed  string
 	provider bool
+	fault    error // of the fleet
 }
 
 func (d *doors) Login(w http.ResponseWriter, _ *http.Request, user, password string) error {
@@ -77,7 +79,20 @@ func newServer(t *testing.T, d *doors) *http.ServeMux {
 		Swarms: func(context.Context) ([]Swarm, error) {
 			return []Swarm{{Digest: "sha256:0123456789abcdef", Size: 10, Peers: []Peer{{Host: "h1", Held: 1, Pieces: 4}}}}, nil
 		},
-		Servers: func(context.Context) ([]Server, error) { return nil, errors.New("away") },
+		Services: func(context.Context) ([]Service, error) {
+			return []Service{{Name: "web", Pool: "light", Image: "demo/web@sha256:01", Phase: "running", Healthy: 1, Replicas: 2, Containers: []Container{
+				{Server: "h1", State: "running", Ready: time.Unix(1, 5e6), Started: time.Unix(2, 0)}, {Server: "h2", State: "failed", Error: "<b>no</b>"},
+			}}}, nil
+		},
+		Fleet: func(context.Context) ([]Pool, error) {
+			if d.fault != nil {
+				return nil, d.fault
+			}
+			return []Pool{
+				{Name: "light", Tier: "light", Cluster: "metal", Ready: 1, Servers: []Server{{Name: "h1", Phase: "ready", CPU: 12000, Memory: 16e9}, {Name: "<i>h2", Phase: "failed", Reason: "step disk: full"}}},
+				{Name: "core", Tier: "core"},
+			}, nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -117,22 +132,29 @@ func TestEveryClosedPageSendsStrangersToTheLogin(t *testing.T) {
 
 func TestPages(t *testing.T) {
 	mux := newServer(t, &doors{})
-	for path, says := range map[string]string{
-		"/images":   "&lt;script&gt;alert(1)",
-		"/swarm":    "1 of 4 pieces",
-		"/password": "New password again",
+	for path, says := range map[string][]string{
+		"/images":   {"&lt;script&gt;alert(1)"},
+		"/swarm":    {"1 of 4 pieces"},
+		"/services": {"running, 1 of 2 healthy on light", "00:00:01.005", "00:00:02.000", "&lt;b&gt;no", "<td>—</td>"},
+		"/fleet":    {"metal, light, 1 of 2 ready", ">12<", "16.0 GB", "step disk: full", "&lt;i&gt;h2", "--pool core"},
+		"/password": {"New password again"},
 	} {
 		w := do(mux, "GET", path, true, nil)
 		body := w.Body.String()
-		if w.Code != 200 || !strings.Contains(body, says) || strings.Contains(body, "<script") {
+		if w.Code != 200 || strings.Contains(body, "<script") {
 			t.Errorf("%s: %d\n%s", path, w.Code, body)
+		}
+		for _, words := range says {
+			if !strings.Contains(body, words) {
+				t.Errorf("%s does not say %q:\n%s", path, words, body)
+			}
 		}
 		if csp := w.Header().Get("Content-Security-Policy"); !strings.HasPrefix(csp, "default-src 'none'") {
 			t.Errorf("%s: content security policy %q", path, csp)
 		}
 	}
-	if w := do(mux, "GET", "/servers", true, nil); w.Code != 500 || strings.Contains(w.Body.String(), "away") {
-		t.Errorf("/servers with a fault: %d %s", w.Code, w.Body)
+	if w := do(newServer(t, &doors{fault: errors.New("away")}), "GET", "/fleet", true, nil); w.Code != 500 || strings.Contains(w.Body.String(), "away") {
+		t.Errorf("/fleet with a fault: %d %s", w.Code, w.Body)
 	}
 	if w := do(mux, "GET", "/style.css", false, nil); w.Code != 200 || !strings.Contains(w.Header().Get("Content-Type"), "text/css") {
 		t.Errorf("/style.css: %d %s", w.Code, w.Header())
