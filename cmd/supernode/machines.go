@@ -62,8 +62,8 @@ func (h *house) openMachines() error {
 		return err
 	}
 	h.machines, err = provision.New(provision.Config{
-		Provider: provider, Inventory: &managed{book: h.book, auth: h.auth, provider: inventory.ProviderSSH},
-		Tag: h.fleetTag(), Parallel: sshParallel, Log: h.log,
+		Name: inventory.ProviderSSH, Provider: provider, Inventory: &managed{book: h.book, auth: h.auth, provider: inventory.ProviderSSH},
+		Tag: h.fleetTag(), Parallel: sshParallel, Log: h.log, Metrics: h.metrics,
 	})
 	return err
 }

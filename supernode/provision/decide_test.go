@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -131,6 +132,20 @@ func TestCheckKey(t *testing.T) {
 	for _, good := range []string{"a", "0", "a-b", strings.Repeat("x", MaxKey)} {
 		if err := CheckKey(good); err != nil {
 			t.Errorf("%q: %v", good, err)
+		}
+	}
+}
+
+func TestOutcome(t *testing.T) {
+	for want, err := range map[string]error{
+		"done":    nil,
+		"busy":    fmt.Errorf("create: %w", &BusyError{Err: errors.New("429")}),
+		"refused": fmt.Errorf("create: %w", ErrRefused),
+		"none":    fmt.Errorf("get: %w", ErrNoMachine),
+		"fault":   errors.New("no route to host"),
+	} {
+		if got := outcome(err); got != want {
+			t.Errorf("%v is %q, want %q", err, got, want)
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 const (
@@ -65,6 +67,8 @@ type Inventory interface {
 // Config is what a Reconciler is made of. Zero times and numbers take the
 // defaults.
 type Config struct {
+	// Name is the provider's, as servers of the inventory have it.
+	Name      string
 	Provider  Provider
 	Inventory Inventory
 	// Tag is this fleet's own: two supernodes of different fleets must never
@@ -78,6 +82,7 @@ type Config struct {
 	Call     time.Duration
 	Create   time.Duration
 	Log      *slog.Logger
+	Metrics  prometheus.Registerer // nil for none
 }
 
 // Reconciler brings the machines of one provider and the servers of the
@@ -116,6 +121,7 @@ func New(cfg Config) (*Reconciler, error) {
 	fill(&cfg.Call, defaultCall)
 	fill(&cfg.Create, defaultCreate)
 	fill(&cfg.Parallel, defaultParallel)
+	cfg.Provider = newCounted(cfg.Provider, cfg.Name, cfg.Metrics)
 	return &Reconciler{
 		cfg: cfg, kick: make(chan struct{}, 1), slot: make(chan struct{}, cfg.Parallel),
 		busy: map[string]bool{}, tries: map[string]*tried{}, strays: map[string]time.Time{},

@@ -156,19 +156,18 @@ func (p *Provider) put(ctx context.Context, l *line, to, content string) error {
 	return l.send(ctx, strings.NewReader(content), putScript, to, "0600", hex.EncodeToString(sum[:]))
 }
 
-// settings is the agent's configuration: the operator's, or what suits the
-// host.
+// settings is the agent's configuration: the operator's, or the container
+// runtime that is there or is to come.
 func (p *Provider) settings(have found) string {
 	const head = "# Written by the supernode when it adopted this host.\n"
 	switch {
 	case p.cfg.Settings != "":
 		return p.cfg.Settings
-	case have.containerd:
-		return head + "containerd: /run/containerd/containerd.sock\n"
-	case have.docker:
+	case have.docker && !have.containerd:
 		return head + "docker: /run/docker.sock\n"
 	}
-	return head
+	// Also where it is not there yet: the pool's profile may install it.
+	return head + "containerd: /run/containerd/containerd.sock\n"
 }
 
 // start starts the agent, anew if it runs, and waits until it has joined.

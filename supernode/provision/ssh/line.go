@@ -150,6 +150,8 @@ func (l *line) run(ctx context.Context, within time.Duration, stdin io.Reader, s
 		return out.String(), nil
 	case errors.As(err, &exit):
 		return "", &saidError{status: exit.ExitStatus(), text: printable(said.String())}
+	case !late.Stop():
+		return "", fmt.Errorf("run a command on the host: it did not end within %v", within)
 	}
 	return "", l.why(ctx, "run a command on the host", err)
 }

@@ -167,3 +167,21 @@ func TestKeyFile(t *testing.T) {
 		t.Error("what is no key was taken, or overwritten")
 	}
 }
+
+func TestSettings(t *testing.T) {
+	for name, c := range map[string]struct {
+		operator string
+		have     found
+		want     string
+	}{
+		"bare":       {"", found{}, "\ncontainerd: /run/containerd/containerd.sock\n"},
+		"docker":     {"", found{docker: true}, "\ndocker: /run/docker.sock\n"},
+		"both":       {"", found{docker: true, containerd: true}, "\ncontainerd: /run/containerd/containerd.sock\n"},
+		"operator's": {"zone: a\n", found{docker: true}, "zone: a\n"},
+	} {
+		p := &Provider{cfg: Config{Settings: c.operator}}
+		if got := p.settings(c.have); !strings.HasSuffix(got, c.want) {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
