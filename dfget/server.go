@@ -30,7 +30,7 @@ A pool's admins create, adopt, drain and retire; its viewers see.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.serverListCommand(), a.serverShowCommand(), a.serverCreateCommand(), a.serverAdoptCommand(), a.serverImportCommand(),
-		a.serverDrainCommand(), a.serverRetireCommand(), a.serverTaintCommand())
+		a.serverInitCommand(), a.serverDrainCommand(), a.serverRetireCommand(), a.serverTaintCommand())
 	return cmd
 }
 
@@ -135,8 +135,7 @@ func (a *app) printServer(s *shoalv1.FleetServer) error {
 		fmt.Fprintln(w, "\nSTEP\tVERSION\tSTATE\tERROR")
 	}
 	for _, step := range s.Steps {
-		state := strings.ReplaceAll(strings.ToLower(step.State.String()), "_", " ")
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", step.Name, step.Version, state, dash(step.Error))
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", shown(step.Name), step.Version, stepState(step.State), dash(shown(step.Error)))
 	}
 	if err := w.Flush(); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"path"
 	"slices"
@@ -77,8 +78,9 @@ func parseFolderWish(name, words string) (folderWish, error) {
 
 // Check implements Step.
 func (s *diskStep) Check(context.Context) (Found, error) {
+	// A root that is only a folder has no /proc, and no mounts of its own.
 	raw, err := s.host.readProc("/proc/self/mountinfo")
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Found{}, err
 	}
 	mounts := parseMounts(raw)
@@ -95,7 +97,7 @@ func (s *diskStep) Check(context.Context) (Found, error) {
 		}
 		lacks := wish.lacks(state)
 		holds = holds && len(lacks) == 0
-		said = append(said, lines(fmt.Sprintf("%s: %s of %s free, %s mounted at %s", folder, size(state.free), size(state.size), state.kind, state.mount),
+		said = append(said, lines(state.String(),
 			strings.Join(lacks, "\n")))
 	}
 	return Found{Holds: holds, Output: lines(said...)}, nil
@@ -110,6 +112,14 @@ func (s *diskStep) Apply(context.Context) (string, error) {
 type folderState struct {
 	folder, mount, kind string
 	size, free          int64
+}
+
+func (s folderState) String() string {
+	out := fmt.Sprintf("%s: %s of %s free", s.folder, size(s.free), size(s.size))
+	if s.mount != "" {
+		out += fmt.Sprintf(", %s mounted at %s", s.kind, s.mount)
+	}
+	return out
 }
 
 func (w folderWish) lacks(s folderState) []string {
