@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -59,7 +60,7 @@ func (l *logs) begin(ctx context.Context, order string, what *shoalv1.ReadLog) (
 			return // cancelled: nobody waits for the end
 		}
 		if err != nil {
-			last.Error = err.Error()
+			last.Error = strings.ToValidUTF8(err.Error(), "?")
 		}
 		if _, err := l.send(ctx, last); err != nil {
 			l.log.Debug("the end of a log was not told", "container", what.Container, "error", err)

@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -23,6 +24,8 @@ const (
 	// missesAllowed is how many looks in a row may find a port silent before a
 	// healthy container is not healthy any more.
 	missesAllowed = 2
+	// maxError bounds what is told of an error, in bytes.
+	maxError = 1 << 10
 )
 
 // record is what is remembered of a container between looks, and over
@@ -103,8 +106,13 @@ func (r record) observe(have *engine.State) record {
 // failed takes note of what could not be done.
 func (r record) failed(err error, now time.Time) record {
 	r.Fails++
-	r.Next, r.Error = now.Add(backoff(r.Fails)), err.Error()
+	r.Next, r.Error = now.Add(backoff(r.Fails)), plain(err.Error())
 	return r
+}
+
+// plain makes text of anybody's that may go onto the wire, and not too much.
+func plain(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxError)], "?")
 }
 
 // backoff is the pause after so many failures in a row.
@@ -163,7 +171,7 @@ func tell(id string, want *shoalv1.Container, have *engine.State, r record, h he
 			s.Started = timestamppb.New(have.Started)
 		}
 		if s.Error == "" {
-			s.Error = have.Error
+			s.Error = plain(have.Error)
 		}
 	}
 	return s

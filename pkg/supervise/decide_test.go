@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,9 +102,12 @@ func TestBackoffGrowsAndBeginsAnew(t *testing.T) {
 	if back := r.observe(ended(c, noon.Add(-time.Hour), 1)); back.Fails != r.Fails+1 {
 		t.Errorf("an end before the last one was not counted: %+v", back)
 	}
-	failed := record{Fails: 2}.failed(errors.New("no"), noon)
-	if failed.Next.Sub(noon) != 4*time.Second || failed.Error != "no" {
+	failed := record{Fails: 2}.failed(errors.New("n\xffo"), noon)
+	if failed.Next.Sub(noon) != 4*time.Second || failed.Error != "n?o" {
 		t.Errorf("failed: %+v", failed)
+	}
+	if long := (record{}).failed(errors.New(strings.Repeat("x", 1<<20)), noon); len(long.Error) != maxError {
+		t.Errorf("an error of %d bytes is told", len(long.Error))
 	}
 }
 

@@ -31,8 +31,10 @@ import (
 )
 
 const (
-	// MostContainers bounds what a host is asked to run.
-	MostContainers = 1024
+	// MostContainers bounds what a host is asked to run, and mostTold a report:
+	// what is not wanted and still there comes last in it.
+	MostContainers = 512
+	mostTold       = 1000
 
 	// grace is how long a container has to end by itself.
 	grace = 10 * time.Second
@@ -341,17 +343,16 @@ func (s *Supervisor) compare() {
 func (s *Supervisor) status() *shoalv1.ReportContainersRequest {
 	out := &shoalv1.ReportContainersRequest{Generation: s.desired.GetGeneration()}
 	want := wanted(s.desired)
-	ids := slices.Collect(maps.Keys(want))
-	for id := range s.have {
-		if want[id] == nil {
+	ids := slices.Sorted(maps.Keys(want))
+	for _, id := range slices.Sorted(maps.Keys(s.have)) {
+		if want[id] == nil && len(ids) < mostTold {
 			ids = append(ids, id)
 		}
 	}
-	slices.Sort(ids)
 	for _, id := range ids {
 		c := tell(id, want[id], s.have[id], s.records[id], s.health[id])
 		if s.sick != nil {
-			c.Error = fmt.Sprintf("this is how it stood last: %v", s.sick)
+			c.Error = plain(fmt.Sprintf("this is how it stood last: %v", s.sick))
 		}
 		out.Containers = append(out.Containers, c)
 	}
