@@ -22,7 +22,8 @@ func (s *scene) costs(who string) shoalv1connect.CostServiceClient {
 }
 
 // newCostScene has two pools, web and old, with a server each at 2 € an hour;
-// for an hour the project own had the half of both, and other a half of web.
+// for an hour the project own had the half of both, other a half of web, and
+// public, from which everybody pulls, a quarter of old.
 func newCostScene(t *testing.T) *scene {
 	s := newScene(t, "project admin", "guest", "no member")
 	if now := s.now(); now.Add(3*time.Hour).UTC().Month() != now.UTC().Month() {
@@ -46,6 +47,7 @@ func newCostScene(t *testing.T) *scene {
 		{Kind: cost.Server, ID: "o1", Name: "host-o1", Pool: "old", CPUMilli: 4000},
 		{Kind: cost.Container, ID: "c1", Server: "w1", Pool: "web", Placement: "app", Project: "own", CPUMilli: 2000},
 		{Kind: cost.Container, ID: "c2", Server: "o1", Pool: "old", Placement: "app", Project: "own", CPUMilli: 2000},
+		{Kind: cost.Container, ID: "c4", Server: "o1", Pool: "old", Placement: "pub", Project: "public", CPUMilli: 1000},
 		{Kind: cost.Container, ID: "c3", Server: "w1", Pool: "web", Placement: "job", Project: "other", CPUMilli: 2000},
 	} {
 		s.must(s.Cost.Note(ctx, u))
@@ -57,12 +59,12 @@ func newCostScene(t *testing.T) *scene {
 // TestCostsAreForWhomTheyConcern is the matrix: who × what is asked for.
 func TestCostsAreForWhomTheyConcern(t *testing.T) {
 	s := newCostScene(t)
-	const all, web, own, none = "web/app web/job web/(idle) old/app old/(idle)", "web/app web/job web/(idle)", "web/app old/app", ""
+	const all, web, own, none = "web/app web/job web/(idle) old/app old/pub old/(idle)", "web/app web/job web/(idle)", "web/app old/app", ""
 	viewer := [6]string{web, web, "old!", "web/app", "web/job", "web/app"}
 	member := [6]string{own, "web/app", "old/app", own, "other!", "web/app"}
 	for name, want := range map[string][6]string{
 		//                       everything, pool web, pool old, project own, project other, own in web
-		"system administrator": {all, web, "old/app old/(idle)", own, "web/job", "web/app"},
+		"system administrator": {all, web, "old/app old/pub old/(idle)", own, "web/job", "web/app"},
 		"pool admin":           viewer, "pool deployer": viewer, "pool viewer": viewer,
 		"project admin": member, "guest": member,
 		"no member": {none, "web!", "old!", "own!", "other!", "web!"},

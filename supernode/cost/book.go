@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -133,7 +134,11 @@ func (b *Book) load(ctx context.Context) error {
 func (b *Book) Note(ctx context.Context, u Usage) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.note(ctx, u); err != nil {
+	t, err := b.turnOf(ctx, u)
+	if err == nil {
+		err = b.write(ctx, t)
+	}
+	if err != nil {
 		return fmt.Errorf("note the use of %s %s: %w", u.Kind, u.ID, err)
 	}
 	b.touched[u.key()] = b.cfg.Now()
@@ -142,41 +147,52 @@ func (b *Book) Note(ctx context.Context, u Usage) error {
 
 func (u Usage) key() string { return string(u.Kind) + "/" + u.ID }
 
-// note is called with mu held.
-func (b *Book) note(ctx context.Context, u Usage) error {
+// turn is one change of what is in use: an interval ends and another one
+// begins. Either may be missing.
+type turn struct {
+	key  string
+	old  *entry
+	at   time.Time // when old ended
+	next *Interval
+}
+
+// turnOf is what a usage changes; a turn without both intervals is none. mu is
+// held.
+func (b *Book) turnOf(ctx context.Context, u Usage) (turn, error) {
 	if err := u.check(); err != nil {
-		return err
+		return turn{}, err
 	}
 	if b.open == nil { // a commit before this one had an outcome that nobody knows
 		if err := b.load(ctx); err != nil {
-			return err
+			return turn{}, err
 		}
 	}
-	now, old := b.cfg.Now(), b.open[u.key()]
+	now, t := b.cfg.Now(), turn{key: u.key(), old: b.open[u.key()]}
 	if u.Ended {
-		if old == nil {
-			return nil
+		if t.old != nil {
+			t.at = clamp(u.At, t.old.Start, now)
 		}
-		return b.end(ctx, u.key(), old, clamp(u.At, old.Start, now), nil)
+		return t, nil
 	}
 	next, err := b.interval(ctx, u)
 	if err != nil {
-		return err
+		return turn{}, err
 	}
-	if old == nil {
-		next.Start = clamp(u.At, time.Time{}, now)
-		return b.end(ctx, u.key(), nil, time.Time{}, &next)
+	if t.old == nil {
+		next.Start, t.next = clamp(u.At, time.Time{}, now), &next
+		return t, nil
 	}
-	if next.Start = old.Start; next == old.Interval {
-		return nil
+	if next.Start = t.old.Start; next == t.old.Interval {
+		return turn{}, nil
 	}
 	// It is used in another way since At, or since some moment that nobody
 	// told.
 	next.Start = clamp(u.At, time.Time{}, now)
-	if !next.Start.After(old.Start) {
+	if !next.Start.After(t.old.Start) {
 		next.Start = milli(now)
 	}
-	return b.end(ctx, u.key(), old, next.Start, &next)
+	t.at, t.next = next.Start, &next
+	return t, nil
 }
 
 func (u Usage) check() error {
@@ -208,42 +224,61 @@ func (b *Book) interval(ctx context.Context, u Usage) (Interval, error) {
 	return i, nil
 }
 
-// end ends an interval and begins another one in one commit; either may be
-// missing. mu is held.
-func (b *Book) end(ctx context.Context, key string, old *entry, at time.Time, next *Interval) error {
-	compare := meta.Compare{Key: openPrefix + key}
-	var ops []meta.Op
-	if old != nil {
-		compare.Revision = old.revision
-		if ended := old.Interval; at.After(old.Start) {
-			ended.End = at
-			op, err := put(usedKey(ended), ended)
+// turnsPerCommit is how many fit one commit: each has two operations and a
+// compare.
+const turnsPerCommit = meta.MaxOps / 2
+
+// write writes turns of different things, some in each commit. mu is held.
+func (b *Book) write(ctx context.Context, turns ...turn) error {
+	turns = slices.DeleteFunc(turns, func(t turn) bool { return t.old == nil && t.next == nil })
+	for some := range slices.Chunk(turns, turnsPerCommit) {
+		var compares []meta.Compare
+		var ops []meta.Op
+		for _, t := range some {
+			compare, more, err := t.commit()
 			if err != nil {
 				return err
+			}
+			compares, ops = append(compares, compare), append(ops, more...)
+		}
+		revision, err := b.cfg.Meta.Commit(ctx, compares, ops)
+		if err != nil {
+			b.open = nil
+			return fmt.Errorf("write it down: %w", err)
+		}
+		for _, t := range some {
+			if t.next == nil {
+				delete(b.open, t.key)
+			} else {
+				b.open[t.key] = &entry{*t.next, revision}
+			}
+		}
+	}
+	return nil
+}
+
+// commit is what a turn compares and writes. An interval without length leaves
+// nothing behind.
+func (t turn) commit() (compare meta.Compare, ops []meta.Op, err error) {
+	compare.Key = openPrefix + t.key
+	if t.old != nil {
+		compare.Revision = t.old.revision
+		if ended := t.old.Interval; t.at.After(ended.Start) {
+			ended.End = t.at
+			op, err := put(usedKey(ended), ended)
+			if err != nil {
+				return compare, nil, err
 			}
 			ops = append(ops, op)
 		}
 	}
-	if next == nil {
-		ops = append(ops, meta.Delete(openPrefix+key))
-	} else {
-		op, err := put(openPrefix+key, next)
-		if err != nil {
-			return err
+	last := meta.Delete(compare.Key)
+	if t.next != nil {
+		if last, err = put(compare.Key, t.next); err != nil {
+			return compare, nil, err
 		}
-		ops = append(ops, op)
 	}
-	revision, err := b.cfg.Meta.Commit(ctx, []meta.Compare{compare}, ops)
-	if err != nil {
-		b.open = nil
-		return fmt.Errorf("write it down: %w", err)
-	}
-	if next == nil {
-		delete(b.open, key)
-	} else {
-		b.open[key] = &entry{*next, revision}
-	}
-	return nil
+	return compare, append(ops, last), nil
 }
 
 func usedKey(i Interval) string {
@@ -287,21 +322,27 @@ func (b *Book) Reconcile(ctx context.Context, asOf time.Time, all []Usage) error
 		return err
 	}
 	var errs []error
-	named := map[string]bool{}
+	turns, named := []turn(nil), map[string]bool{}
 	for _, u := range all {
-		if named[u.key()] = true; b.touched[u.key()].Before(asOf) {
-			if err := b.note(ctx, u); err != nil {
-				errs = append(errs, fmt.Errorf("note the use of %s %s: %w", u.Kind, u.ID, err))
-			}
-		}
-	}
-	for key, e := range b.open {
+		key := u.key()
 		if named[key] || !b.touched[key].Before(asOf) {
+			named[key] = true
 			continue
 		}
-		if err := b.end(ctx, key, e, clamp(seen, e.Start, b.cfg.Now()), nil); err != nil {
-			errs = append(errs, fmt.Errorf("end the use of %s: %w", key, err))
+		named[key] = true
+		t, err := b.turnOf(ctx, u)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("note the use of %s %s: %w", u.Kind, u.ID, err))
 		}
+		turns = append(turns, t)
+	}
+	for key, e := range b.open {
+		if !named[key] && b.touched[key].Before(asOf) {
+			turns = append(turns, turn{key: key, old: e, at: clamp(seen, e.Start, b.cfg.Now())})
+		}
+	}
+	if err := b.write(ctx, turns...); err != nil {
+		errs = append(errs, fmt.Errorf("note how the fleet is used: %w", err))
 	}
 	for key, at := range b.touched {
 		if at.Before(asOf) {

@@ -242,6 +242,30 @@ func TestWhatVanishedEndsWhenItWasSeenLast(t *testing.T) {
 	s.want(ByProject, map[string]int64{"x EUR": 2_400_000, "(idle) EUR": 12*2_400_000 - 2_400_000})
 }
 
+// TestAFleetIsTakenInTogether: a disk syncs a few times, not for each server.
+func TestAFleetIsTakenInTogether(t *testing.T) {
+	s := newStage(t)
+	var fleet []Usage
+	for n := range 120 {
+		fleet = append(fleet, serverUse(fmt.Sprint(n), "web", 1, 1, day))
+	}
+	s.reconcile(fleet...)
+	if s.store.commits > 4 {
+		t.Errorf("%d commits", s.store.commits)
+	}
+	s.now = at(1, 0)
+	s.terms["web"] = Terms{Price: Price{Currency: "EUR", Hourly: 1_000_000}}
+	s.reconcile(fleet...)
+	s.now = at(2, 0)
+	s.store.after = true // the commit of unknown outcome is made good
+	if err := s.Reconcile(t.Context(), s.now, fleet[:60]); !errors.Is(err, errDisk) {
+		t.Error(err)
+	}
+	s.now = at(3, 0)
+	s.reconcile(fleet[:60]...)
+	s.want(ByPool, map[string]int64{"web (idle) EUR": 120*2_400_000 + 60*2_000_000})
+}
+
 // TestAnOldLookDoesNotUndoNews: what was told of while the fleet was being
 // looked at is newer than that look.
 func TestAnOldLookDoesNotUndoNews(t *testing.T) {

@@ -72,7 +72,7 @@ func (b *Book) Export(ctx context.Context, to io.Writer, format, idc string, q Q
 type days struct {
 	write func(Charge) error
 	order []*Charge
-	sums  map[string]*Charge // by container
+	sums  map[*Interval]*Charge // by container, nil for none
 	err   error
 }
 
@@ -82,12 +82,11 @@ func (d *days) add(c Charge) {
 		d.err = d.flush()
 	}
 	if d.sums == nil {
-		d.sums = map[string]*Charge{}
+		d.sums = map[*Interval]*Charge{}
 	}
-	key := c.Container.ID + " " + c.Container.Start.String()
-	sum := d.sums[key]
+	sum := d.sums[c.Container]
 	if sum == nil {
-		d.sums[key] = &c
+		d.sums[c.Container] = &c
 		d.order = append(d.order, &c)
 		return
 	}

@@ -55,7 +55,7 @@ type Interval struct {
 }
 
 // memoryMiB is the memory in whole MiB, a begun one counted as one.
-func (i Interval) memoryMiB() int64 {
+func (i *Interval) memoryMiB() int64 {
 	begun := int64(0)
 	if i.MemoryBytes%mebibyte > 0 {
 		begun = 1
@@ -63,11 +63,11 @@ func (i Interval) memoryMiB() int64 {
 	return min(max(i.MemoryBytes, 0)/mebibyte+begun, maxMemoryMiB)
 }
 
-func (i Interval) cpuMilli() int64 { return min(max(i.CPUMilli, 0), maxCPUMilli) }
+func (i *Interval) cpuMilli() int64 { return min(max(i.CPUMilli, 0), maxCPUMilli) }
 
 // weight is what the interval weighs in a cost, in thousandths of a MiB: a
 // core weighs as much as cpuWeight GiB.
-func (i Interval) weight(cpuWeight int64) int64 {
+func (i *Interval) weight(cpuWeight int64) int64 {
 	return i.cpuMilli()*cpuWeight*1024 + i.memoryMiB()*1000
 }
 
@@ -83,7 +83,7 @@ type span struct{ from, to int64 }
 
 // within cuts the interval off at the ends of a window; one that goes on ends
 // with the window.
-func (i Interval) within(w span) span {
+func (i *Interval) within(w span) span {
 	s := span{max(i.Start.UnixMilli(), w.from), w.to}
 	if !i.End.IsZero() {
 		s.to = min(i.End.UnixMilli(), w.to)
@@ -96,24 +96,24 @@ func (s span) length() int64 { return max(s.to-s.from, 0) }
 // clipped sorts the intervals of one thing and takes away what lies outside of
 // the window, and from each what those before it have covered, so that no
 // moment is counted twice.
-func clipped(list []Interval, w span) []piece {
-	slices.SortFunc(list, func(a, b Interval) int {
+func clipped(list []*Interval, w span) []*piece {
+	slices.SortFunc(list, func(a, b *Interval) int {
 		return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.endMilli(), b.endMilli()))
 	})
-	var out []piece
+	var out []*piece
 	covered := w.from
 	for _, interval := range list {
 		s := interval.within(w)
 		s.from = max(s.from, covered)
 		if s.length() > 0 {
-			out = append(out, piece{interval, s})
+			out = append(out, &piece{Interval: interval, span: s})
 			covered = s.to
 		}
 	}
 	return out
 }
 
-func (i Interval) endMilli() int64 {
+func (i *Interval) endMilli() int64 {
 	if i.End.IsZero() {
 		return 1<<63 - 1
 	}
@@ -122,6 +122,11 @@ func (i Interval) endMilli() int64 {
 
 // piece is the part of an interval that is counted.
 type piece struct {
-	Interval
+	*Interval
 	span
+
+	// Of the hour that is spread: which of its users this is, and for how many
+	// milliseconds.
+	user int
+	used int64
 }

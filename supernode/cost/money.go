@@ -78,14 +78,22 @@ func shares(total int64, weights []int64) []int64 {
 		index     int
 		remainder uint64
 	}
-	left, rest := total, make([]lost, len(weights))
+	left, rest := total, make([]lost, 0, len(weights))
 	for i, w := range weights {
 		high, low := bits.Mul64(uint64(total), uint64(w))
 		q, remainder := bits.Div64(high, low, sum)
-		out[i], rest[i] = int64(q), lost{i, remainder}
+		out[i] = int64(q)
 		left -= int64(q)
+		if remainder > 0 {
+			rest = append(rest, lost{i, remainder})
+		}
 	}
-	slices.SortStableFunc(rest, func(a, b lost) int { return cmp.Compare(b.remainder, a.remainder) })
+	if left == 0 {
+		return out
+	}
+	slices.SortFunc(rest, func(a, b lost) int {
+		return cmp.Or(cmp.Compare(b.remainder, a.remainder), cmp.Compare(a.index, b.index))
+	})
 	for _, r := range rest[:left] {
 		out[r.index]++
 	}

@@ -43,8 +43,11 @@ func (s Sight) Pool(name string) bool { return s.All || s.Pools[name] }
 
 // charge reports whether a charge may be seen.
 func (s Sight) charge(c Charge) bool {
+	if c.Idle() || s.Pool(c.Server.Pool) {
+		return s.Pool(c.Server.Pool)
+	}
 	since, member := s.Projects[c.Container.Project]
-	return s.Pool(c.Server.Pool) || !c.Idle() && c.Container.Project != "" && member && !c.Container.Start.Before(since)
+	return c.Container.Project != "" && member && !c.Container.Start.Before(since)
 }
 
 // Row is what one project, pool or service cost.
@@ -162,7 +165,7 @@ func (s *sums) add(c Charge) {
 }
 
 func (s *sums) key(c Charge) rowKey {
-	k := rowKey{c.Container.Project, c.Server.Pool, c.Server.Currency}
+	k := rowKey{pool: c.Server.Pool, currency: c.Server.Currency}
 	switch {
 	case c.Idle():
 		k.name = Idle
@@ -170,8 +173,10 @@ func (s *sums) key(c Charge) rowKey {
 		k.name = c.Server.Pool
 	case s.by == ByService:
 		k.name = c.Server.Pool + "/" + c.Container.Placement
-	case k.name == "":
+	case c.Container.Project == "":
 		k.name = NoProject
+	default:
+		k.name = c.Container.Project
 	}
 	if s.by == ByProject {
 		k.pool = ""

@@ -36,9 +36,9 @@ func container(id, on string, cores, gib int64, from, to time.Time) Interval {
 func costs(intervals []Interval, from, to time.Time) map[string]int64 {
 	out := map[string]int64{}
 	Split(intervals, from, to, func(c Charge) {
-		name := c.Server.ID + "/" + c.Container.ID
-		if c.Idle() {
-			name += "idle"
+		name := c.Server.ID + "/idle"
+		if !c.Idle() {
+			name = c.Server.ID + "/" + c.Container.ID
 		}
 		out[name] += c.Micro
 	})
