@@ -112,7 +112,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 not allowed, 4 not found.`,
 	p.BoolVarP(&a.quiet, "quiet", "q", false, "print errors only")
 	fetch.flags(root.Flags())
 	root.AddCommand(a.loginCommand(), a.logoutCommand(), a.prewarmCommand(), a.pullReportCommand(),
-		a.swarmCommand(), a.serversCommand(), a.clusterCommand(), a.poolCommand(), a.poolListCommand("pools"), a.serverCommand(), a.profileCommand(), a.projectCommand(), a.userCommand(), a.robotCommand(), a.auditCommand(), a.sessionCommand(), a.costCommand(), a.budgetCommand(), a.versionCommand())
+		a.swarmCommand(), a.serversCommand(), a.clusterCommand(), a.poolCommand(), a.poolListCommand("pools"), a.serverCommand(), a.placeCommand(), a.profileCommand(), a.projectCommand(), a.userCommand(), a.robotCommand(), a.auditCommand(), a.sessionCommand(), a.costCommand(), a.budgetCommand(), a.versionCommand())
 	return root
 }
 

@@ -40,6 +40,7 @@ func TestExitStatusOfWrongUsage(t *testing.T) {
 		"demo/app@sha256:00 -O x", "login http://registry.example.com",
 		"project nonsense", "project create", "project create a b", "project create a --quota lots", "project settings", "project member add a",
 		"project member nonsense", "robot create a", "robot create a b --expires soon", "robot remove a", "user create", "user password a b", "user list a",
+		"place", "place demo/app", "place demo/app more --pool a", "place show", "place scale a", "place scale a none", "place update", "place list a",
 	} {
 		var out, errOut bytes.Buffer
 		status := Run(context.Background(), strings.Fields(line), strings.NewReader(""), &out, &errOut)

@@ -20,6 +20,9 @@ import (
 	"github.com/shoalproject/shoal/supernode/placement"
 )
 
+// removeWithin is for how long a removal is waited for; it goes on after that.
+const removeWithin = 10 * time.Second
+
 // logsAtOnce bounds the containers whose logs one call reads.
 const logsAtOnce = 50
 
@@ -291,6 +294,11 @@ func (s placementService) RemovePlacement(ctx context.Context, req *connect.Requ
 		return nil, err
 	}
 	if err := s.Placements.Remove(ctx, v.Name); err != nil {
+		return nil, coded(err)
+	}
+	soon, cancel := context.WithTimeout(ctx, removeWithin)
+	defer cancel()
+	if err := s.Placements.Gone(soon, v.Name); err != nil && soon.Err() == nil {
 		return nil, coded(err)
 	}
 	return connect.NewResponse(&shoalv1.RemovePlacementResponse{}), nil

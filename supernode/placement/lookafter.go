@@ -135,7 +135,7 @@ func (r *Runner) repair(ctx context.Context, record *Record, hosts map[string]*H
 		r.begin(now, kindRepair, now.current().Number, 0)
 		return nil
 	})
-	if errors.Is(err, ErrBusy) || errors.Is(err, ErrNotFound) {
+	if errors.Is(err, ErrBusy) || errors.Is(err, ErrNotPlaced) || errors.Is(err, ErrNotFound) {
 		return nil // somebody was faster
 	}
 	r.drive(record.Name)

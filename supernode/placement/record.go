@@ -26,6 +26,9 @@ var (
 	ErrExists = errors.New("there is a placement of that name")
 	// ErrBusy is wrapped while another change is in progress.
 	ErrBusy = errors.New("another change of the placement is in progress")
+	// ErrNotPlaced is wrapped for a placement that failed before anything of it
+	// ran.
+	ErrNotPlaced = errors.New("nothing was placed")
 	// ErrInvalid is wrapped for what cannot be placed.
 	ErrInvalid = errors.New("not valid")
 )

@@ -149,7 +149,7 @@ func (r *Record) idle() error {
 	case r.Change != nil:
 		return fmt.Errorf("%w: %q is in the middle of a change (%s); wait until it is over, or remove the placement", ErrBusy, r.Name, r.Change.Kind)
 	case r.Phase == PhaseFailed:
-		return fmt.Errorf("%w: nothing of %q was placed; place it again", ErrBusy, r.Name)
+		return fmt.Errorf("%w of %q; place it again", ErrNotPlaced, r.Name)
 	}
 	return nil
 }
@@ -271,6 +271,26 @@ func (r *Runner) Remove(ctx context.Context, name string) error {
 	})
 	r.drive(name)
 	return err
+}
+
+// Gone waits until a placement that is being removed is forgotten, or ctx
+// ends.
+func (r *Runner) Gone(ctx context.Context, name string) error {
+	for {
+		news := r.news(name)
+		v, err := r.load(ctx, name)
+		if errors.Is(err, ErrNotFound) || err == nil && !v.value.Removing {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // Get reads a placement. The error wraps ErrNotFound.
