@@ -68,11 +68,7 @@ func (i *Inventory) arrived(ctx context.Context, a Arrival) (Server, error) {
 	if err != nil {
 		return Server{}, err
 	}
-	profile, err := i.profileOf(ctx, a.Pool)
-	if err != nil {
-		return Server{}, err
-	}
-	s, err := i.change(ctx, id, func(s *Server) (besides, error) { return besides{}, i.arrive(ctx, s, a, profile) })
+	s, err := i.change(ctx, id, func(s *Server) (besides, error) { return besides{}, i.arrive(ctx, s, a) })
 	if id == derived(joined, a.PeerID) && (errors.Is(err, ErrNoServer) || err == nil && s.Phase == Retired) {
 		return i.begin(ctx, id, a)
 	}
@@ -98,7 +94,7 @@ func (i *Inventory) serverOf(ctx context.Context, a Arrival) (string, error) {
 	return id, err
 }
 
-func (i *Inventory) arrive(ctx context.Context, s *Server, a Arrival, profile string) error {
+func (i *Inventory) arrive(ctx context.Context, s *Server, a Arrival) error {
 	now := i.cfg.Now()
 	if s.Phase == Retired {
 		return nil
@@ -124,12 +120,7 @@ func (i *Inventory) arrive(ctx context.Context, s *Server, a Arrival, profile st
 			s.enter(now, outcome{phase: Initialising}, "the host arrived after all")
 		}
 	}
-	told, err := i.readReport(ctx, s.ID)
-	if err != nil {
-		return err
-	}
-	s.enter(now, settle(*s, profile, told), "")
-	return nil
+	return i.resettle(ctx, s)
 }
 
 // begin writes down a host that came by itself, for the first time or again

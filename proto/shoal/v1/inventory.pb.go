@@ -1479,7 +1479,8 @@ type FleetServer struct {
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Pool  string                 `protobuf:"bytes,3,opt,name=pool,proto3" json:"pool,omitempty"`
-	// requested, provisioning, initialising, ready, draining, retired or failed.
+	// imported (only written down), requested, provisioning, initialising,
+	// ready, draining, retired or failed.
 	Phase string `protobuf:"bytes,4,opt,name=phase,proto3" json:"phase,omitempty"`
 	// Of a failed one: in which phase or step, and what was said.
 	FailedAt string `protobuf:"bytes,5,opt,name=failed_at,json=failedAt,proto3" json:"failed_at,omitempty"`
