@@ -17,6 +17,19 @@ import (
 	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
 )
 
+// administrators is a key that the pool's profile lets in on its hosts.
+const administrators = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8rBb0sM8kWw0o7mB6eHqkz1kZ0n0o5iF4mC0l1cQ2e administrators"
+
+// settings are what of the profile can hold on these machines: there is no
+// archive to install from, the clock is everybody's, and so are all sysctls
+// but those of the network.
+var settings = map[string]string{
+	"time.skip": "yes", "ca.skip": "yes", "runtime.skip": "yes", "mirror.skip": "yes",
+	"disk./": "free=100MB", "disk.data": "free=100MB",
+	"sysctl.fs.inotify.max_user_instances": "", "sysctl.fs.inotify.max_user_watches": "", "sysctl.vm.max_map_count": "",
+	"sysctl.net.core.somaxconn": "5000", "ssh-keys.keys": administrators,
+}
+
 // adopting is a house that adopts bare machines.
 type adopting struct {
 	*house
@@ -40,7 +53,9 @@ func buildAdopting(t *testing.T) *adopting {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = h.inventory.CreatePool(h.ctx, connect.NewRequest(&shoalv1.CreatePoolRequest{Pool: &shoalv1.Pool{Name: "metal", Cluster: "hall"}}))
+	_, err = h.inventory.CreatePool(h.ctx, connect.NewRequest(&shoalv1.CreatePoolRequest{Pool: &shoalv1.Pool{
+		Name: "metal", Cluster: "hall", Profile: "host", ProfileSettings: settings,
+	}}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +85,12 @@ func (h *adopting) adopt(name, address, hostKey string) {
 func (h *adopting) reaches(name, phase string) *shoalv1.FleetServer {
 	h.t.Helper()
 	var server *shoalv1.FleetServer
-	h.eventually(2*time.Minute, name+" is "+phase, func() bool {
+	defer func() {
+		if server != nil && server.Phase != phase {
+			h.t.Logf("%s is %s, at %q for %q\nsteps %v\n%s", name, server.Phase, server.FailedAt, server.Reason, server.Steps, strings.Join(server.Log, "\n"))
+		}
+	}()
+	h.eventually(time.Minute, name+" is "+phase, func() bool {
 		answer, err := h.inventory.GetFleetServer(h.ctx, connect.NewRequest(&shoalv1.GetFleetServerRequest{Id: name}))
 		if err != nil {
 			return false
@@ -94,8 +114,8 @@ func (h *adopting) agentsOn(m *metal.Machine, want int) {
 	}
 }
 
-// TestAdoptMetal brings a bare machine to a ready server with the real
-// programs, over a supernode that is killed at three steps of it, and back to a
+// TestAdoptMetal brings a bare machine to a server that is ready by its pool's
+// profile, with the real programs, over a supernode that is killed at three steps of it, and back to a
 // machine without an agent.
 func TestAdoptMetal(t *testing.T) {
 	h := buildAdopting(t)
@@ -113,6 +133,15 @@ func TestAdoptMetal(t *testing.T) {
 	}
 	server := h.reaches("metal1", "ready")
 	h.agentsOn(m, 1)
+	for _, step := range server.Steps {
+		if step.State != shoalv1.StepStatus_OK && step.State != shoalv1.StepStatus_CHANGED {
+			t.Errorf("step %s: %s, %s", step.Name, step.State, step.Error)
+		}
+	}
+	keys, err := m.Run(h.ctx, "cat", "/root/.ssh/authorized_keys", "/proc/sys/net/core/somaxconn")
+	if err != nil || !strings.Contains(keys, administrators) || !strings.Contains(keys, h.key) || !strings.Contains(keys, "\n5000\n") {
+		t.Errorf("the profile was not applied: %v\n%s", err, keys)
+	}
 	if server.Provider != "ssh" || server.ProviderId == "" || server.PeerId == "" || server.Facts.GetHostname() != "metal1" {
 		t.Errorf("%+v", server)
 	}

@@ -160,7 +160,7 @@ func (m *managed) Intend(ctx context.Context, id string) error {
 
 // Made implements provision.Inventory.
 func (m *managed) Made(ctx context.Context, id string, machine provision.Machine) error {
-	_, err := m.book.Note(ctx, id, "machine "+machine.ID+" is "+machine.State.String(), func(s *inventory.Server) {
+	_, err := m.book.Note(ctx, id, "its machine is "+machine.ID, func(s *inventory.Server) {
 		s.ProviderID, s.Released = machine.ID, false
 	})
 	return changed(err)
