@@ -32,6 +32,9 @@ const (
 	// Keep is for how long ended intervals and bytes are kept: a year and a
 	// month, so that a month can be held against that of the year before.
 	Keep = 400 * 24 * time.Hour
+	// maxAsking bounds the questions that are worked out at once, and so the
+	// memory and the processors that they take.
+	maxAsking = 2
 	// maxName bounds IDs and the names of pools, placements and projects, in
 	// bytes.
 	maxName = 255
@@ -84,6 +87,7 @@ type Usage struct {
 type Book struct {
 	cfg     Config
 	metrics bookMetrics
+	asking  chan struct{} // holds a word for each question that is worked out
 
 	mu      sync.Mutex           // guards what follows and orders the commits of usage
 	open    map[string]*entry    // by kind/ID
@@ -104,7 +108,7 @@ type entry struct {
 
 // New opens the book of a store.
 func New(ctx context.Context, cfg Config) (*Book, error) {
-	b := &Book{cfg: cfg, metrics: newMetrics(cfg.Metrics), touched: map[string]time.Time{}, waiting: map[string]report{}}
+	b := &Book{cfg: cfg, metrics: newMetrics(cfg.Metrics), asking: make(chan struct{}, maxAsking), touched: map[string]time.Time{}, waiting: map[string]report{}}
 	if err := b.load(ctx); err != nil {
 		return nil, err
 	}

@@ -361,6 +361,27 @@ func TestWhoSeesWhat(t *testing.T) {
 	}
 }
 
+// TestQuestionsWaitForTheirTurn: a crowd that asks takes no more than its
+// share, and who waits may go.
+func TestQuestionsWaitForTheirTurn(t *testing.T) {
+	s := newStage(t)
+	s.note(serverUse("a", "web", 10, 40, day))
+	s.now = at(1, 0)
+	for range maxAsking {
+		s.asking <- struct{}{}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Report(ctx, ByPool, Question{From: day, To: s.now}, Sight{All: true}); !errors.Is(err, context.Canceled) {
+		t.Errorf("one more than may: %v", err)
+	}
+	<-s.asking
+	s.want(ByPool, map[string]int64{"web (idle) EUR": 2_400_000})
+	if len(s.asking) != maxAsking-1 {
+		t.Errorf("%d turns are taken", len(s.asking))
+	}
+}
+
 func TestWindow(t *testing.T) {
 	now := at(36, 30)
 	for _, c := range []struct {

@@ -53,12 +53,15 @@ func (b *Book) Export(ctx context.Context, to io.Writer, format, idc string, q Q
 		return err
 	}
 	for _, pool := range pools {
-		days := &days{write: func(c Charge) error { return write(c.focus(idc, sight.Pool(pool))) }}
-		if err := b.Charges(ctx, pool, q, sight, days.add); err != nil {
+		var rows days
+		if err := b.Charges(ctx, pool, q, sight, rows.add); err != nil {
 			return err
 		}
-		if err := days.flush(); err != nil {
-			return fmt.Errorf("write the export: %w", err)
+		// Whoever reads slowly keeps nobody else waiting.
+		for _, c := range rows.list {
+			if err := write(c.focus(idc, sight.Pool(pool))); err != nil {
+				return fmt.Errorf("write the export: %w", err)
+			}
 		}
 	}
 	if err := flush(); err != nil {
@@ -70,40 +73,29 @@ func (b *Book) Export(ctx context.Context, to io.Writer, format, idc string, q Q
 // days adds the charges of each day together; those of a server come in the
 // order of time.
 type days struct {
-	write func(Charge) error
-	order []*Charge
-	sums  map[*Interval]*Charge // by container, nil for none
-	err   error
+	list []*Charge
+	// Of the day and server that came last: where they begin in the list, and
+	// the sums by container, nil for none.
+	begin int
+	sums  map[*Interval]*Charge
 }
 
 func (d *days) add(c Charge) {
-	day := c.From.Truncate(24 * time.Hour)
-	if len(d.order) > 0 && (d.order[0].Server != c.Server || !d.order[0].From.Truncate(24*time.Hour).Equal(day)) {
-		d.err = d.flush()
-	}
-	if d.sums == nil {
-		d.sums = map[*Interval]*Charge{}
+	if d.sums == nil || d.list[d.begin].Server != c.Server || !sameDay(d.list[d.begin].From, c.From) {
+		d.begin, d.sums = len(d.list), map[*Interval]*Charge{}
 	}
 	sum := d.sums[c.Container]
 	if sum == nil {
 		d.sums[c.Container] = &c
-		d.order = append(d.order, &c)
+		d.list = append(d.list, &c)
 		return
 	}
 	sum.To, sum.Used = c.To, sum.Used+c.Used
 	sum.Micro, sum.CPUMilli, sum.MemoryMiB = plus(sum.Micro, c.Micro), plus(sum.CPUMilli, c.CPUMilli), plus(sum.MemoryMiB, c.MemoryMiB)
 }
 
-// flush writes the day that was added up. After an error nothing more is
-// written.
-func (d *days) flush() error {
-	for _, sum := range d.order {
-		if d.err == nil {
-			d.err = d.write(*sum)
-		}
-	}
-	d.order, d.sums = nil, nil
-	return d.err
+func sameDay(a, b time.Time) bool {
+	return a.Truncate(24 * time.Hour).Equal(b.Truncate(24 * time.Hour))
 }
 
 // focusRow is one row, by column. A column that is not in it is null.

@@ -115,8 +115,15 @@ func (b *Book) asked(ctx context.Context, q Question, sight Sight) ([]string, er
 }
 
 // Charges tells of each charge of one pool that a question is about and
-// somebody may see.
+// somebody may see. Only so many questions are worked out at once; emit must
+// not ask another one, nor wait for anybody.
 func (b *Book) Charges(ctx context.Context, pool string, q Question, sight Sight, emit func(Charge)) error {
+	select {
+	case b.asking <- struct{}{}:
+		defer func() { <-b.asking }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	intervals, err := b.intervals(ctx, pool, q.From, q.To)
 	if err != nil {
 		return err
