@@ -25,24 +25,33 @@ const (
 // may hold what is nobody else's business.
 var passedOn = []string{"HOME", "TMPDIR", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 
-// run runs a program of the host and returns what it said, clipped, on both
-// its outputs. When ctx ends, it and all that it started are ended.
+// run runs a program of the host, under its root, and returns what it said,
+// clipped, on both its outputs. When ctx ends, it and all that it started are
+// ended.
 func (h *Host) run(ctx context.Context, name string, args ...string) (string, error) {
 	full := h.program(name)
 	if full == "" {
 		return "", fmt.Errorf("run %s: there is no such program on this host", name)
 	}
 	var said clipped
-	cmd := exec.CommandContext(ctx, full, args...)
+	root := h.path("/")
+	if h.unrooted {
+		root = "/"
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join("/", strings.TrimPrefix(full, root)), args...)
 	cmd.Stdout, cmd.Stderr = &said, &said
-	cmd.Env = []string{"PATH=" + h.searchPath(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"}
+	cmd.Env = []string{"PATH=" + strings.Join(binFolders, string(filepath.ListSeparator)), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"}
 	for _, name := range passedOn {
 		if value, set := os.LookupEnv(name); set {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}
 	}
-	cmd.Dir = h.path("/")
+	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if root != "/" {
+		// A package manager that came from there must not change what is here.
+		cmd.SysProcAttr.Chroot = root
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = cmp.Or(h.grace, commandGrace)
 	err := cmd.Run()
@@ -55,14 +64,6 @@ func (h *Host) run(ctx context.Context, name string, args ...string) (string, er
 		err = fmt.Errorf("run %q: %w", line, errors.Join(err, context.Cause(ctx)))
 	}
 	return lines("$ "+line, said.String()), err
-}
-
-func (h *Host) searchPath() string {
-	var out []string
-	for _, dir := range binFolders {
-		out = append(out, h.path(dir))
-	}
-	return strings.Join(out, string(filepath.ListSeparator))
 }
 
 // clipped keeps the beginning and the end of what is written to it. Its memory

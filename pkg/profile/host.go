@@ -33,7 +33,10 @@ type Host struct {
 	Mirror func(engine string) (MirrorPlan, error)
 	Agent  Agent
 
-	grace time.Duration // instead of commandGrace, in tests
+	// For tests: a pause instead of commandGrace, and programs that believe in
+	// the real root, since a folder has no shell.
+	grace    time.Duration
+	unrooted bool
 }
 
 // Clock is how well a host's clock is kept.

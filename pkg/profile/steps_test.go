@@ -38,7 +38,7 @@ func newPlace(t *testing.T, files map[string]string) *place {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(root) })
-	p := &place{t: t, calls: filepath.Join(root, "calls"), Host: &Host{Root: root, Data: root,
+	p := &place{t: t, calls: filepath.Join(root, "calls"), Host: &Host{Root: root, Data: root, unrooted: true,
 		Authority: func(context.Context) ([]byte, error) { return nil, nil },
 		Clock:     func() (Clock, error) { return Clock{Synchronised: true}, nil },
 		Agent:     Agent{Executable: "/bin/sh", Args: []string{"serve"}, Folder: "/", Member: func() error { return nil }},
