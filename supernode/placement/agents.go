@@ -40,7 +40,7 @@ func (a Agents) reached(err error) error {
 // its tag names by now.
 func (a Agents) Prepull(ctx context.Context, host Host, service Service, progress func(done, total int64)) error {
 	order := &shoalv1.Prewarm{
-		Registry: service.Image.Registry, Repository: service.Image.Repository, Digest: service.Digest, Unpack: true,
+		Registry: service.Image.Registry, Repository: service.Image.Repository, Tag: service.Image.Tag, Digest: service.Digest, Unpack: true,
 	}
 	if order.Registry == "" {
 		var err error

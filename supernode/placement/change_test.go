@@ -59,6 +59,7 @@ func (p *pond) most(from, to time.Time) (most, least int) {
 
 func TestAnUpdateRollsOverWhenTheImageIsEverywhere(t *testing.T) {
 	inPond(t, 3, func(p *pond) {
+		p.twin.Set(image1, Behaviour{}) // is gone at once
 		p.bring(3, func(o *Order) { o.Spread = SpreadHost })
 		began := time.Now()
 		record := p.update(to(image2))
@@ -153,7 +154,7 @@ func TestAnUpdateIsTakenBackWhereItWasDone(t *testing.T) {
 		for p.runs() != "a:2 b:1 c:1" {
 			tickOver()
 		}
-		p.twin.Set(image2, Behaviour{Sick: true})
+		p.twin.Set(image2, Behaviour{Sick: true, Stop: 2 * time.Second})
 		record := p.settle("app")
 		p.expect(record, PhaseRunning, "a:1 b:1 c:1")
 		if record.Containers[0].ID == old.Containers[0].ID {

@@ -30,6 +30,7 @@ type Behaviour struct {
 	Fetch   time.Duration // until it is there
 	Start   time.Duration // from a container's start until it is healthy
 	Missing bool          // nobody has it
+	Stop    time.Duration // from the order to remove a container until it is gone
 	Sick    bool          // its containers end at once
 }
 
@@ -38,7 +39,7 @@ type Entry struct {
 	At     time.Time
 	Server string
 	// asked, ready, started or removed; unready is a container that was started
-	// without its image.
+	// without its image, clash one while its port was taken.
 	What      string
 	Container string // or the image's digest
 }
@@ -55,6 +56,7 @@ type memoryContainer struct {
 	want   *shoalv1.Container
 	status *shoalv1.ContainerStatus
 	log    []string
+	going  bool // it was told to end
 }
 
 // NewMemory makes a house of pretended hosts; report hears what they say.
@@ -203,15 +205,14 @@ func (m *Memory) obey(server string, h *memoryHost, desired *shoalv1.Desired) {
 	for _, c := range desired.Containers {
 		want[c.Id] = c
 	}
-	for id := range h.containers {
-		if want[id] == nil {
-			delete(h.containers, id)
-			m.note(server, "removed", id)
+	for id, c := range h.containers {
+		if want[id] == nil && !c.going {
+			m.remove(server, h, c)
 		}
 	}
 	for id, c := range want {
 		had := h.containers[id]
-		if had != nil && had.want.Run == c.Run && had.want.RestartsWanted == c.RestartsWanted {
+		if had != nil && !had.going && had.want.Run == c.Run && had.want.RestartsWanted == c.RestartsWanted {
 			continue
 		}
 		one := &memoryContainer{want: c, status: &shoalv1.ContainerStatus{Id: id, State: shoalv1.ContainerStatus_STOPPED, ExitCode: -1}}
@@ -222,12 +223,39 @@ func (m *Memory) obey(server string, h *memoryHost, desired *shoalv1.Desired) {
 	}
 }
 
+// remove ends a container, which may take its time; the caller holds mu.
+func (m *Memory) remove(server string, h *memoryHost, c *memoryContainer) {
+	c.going = true
+	gone := func() {
+		if h.containers[c.want.Id] == c {
+			delete(h.containers, c.want.Id)
+			m.note(server, "removed", c.want.Id)
+		}
+	}
+	b := m.images[c.want.Digest]
+	if b.Stop == 0 {
+		gone()
+		return
+	}
+	time.AfterFunc(b.Stop, func() {
+		m.mu.Lock()
+		gone()
+		m.mu.Unlock()
+		m.tell(server)
+	})
+}
+
 // begin starts a container; the caller holds mu.
 func (m *Memory) begin(server string, h *memoryHost, c *memoryContainer) {
 	if !h.images[c.want.Digest] {
 		m.note(server, "unready", c.want.Id)
 		c.status.State, c.status.Error = shoalv1.ContainerStatus_FAILED, "its image is not there"
 		return
+	}
+	for _, other := range h.containers {
+		if other != c && slices.ContainsFunc(other.want.Ports, func(p int32) bool { return slices.Contains(c.want.Ports, p) }) {
+			m.note(server, "clash", c.want.Id)
+		}
 	}
 	m.note(server, "started", c.want.Id)
 	c.status.State, c.status.Started = shoalv1.ContainerStatus_STARTING, timestamppb.Now()

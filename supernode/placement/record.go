@@ -180,10 +180,15 @@ const (
 	moveClaimed State = ""
 	// moveBoth: the new container was ordered while the old one still runs.
 	moveBoth State = "both"
+	// moveStopping: the old one was told to go; the new one is not ordered before
+	// it has, since both would want the same ports.
+	moveStopping State = "stopping"
 	// moveSwapped: the new one was ordered in place of the old one, if any.
 	moveSwapped State = "swapped"
 	// moveDone: the new one is healthy.
 	moveDone State = "done"
+	// moveReturning: the new one was told to go, to make room for the old version.
+	moveReturning State = "returning"
 	// moveBack: a container of the old revision was ordered in place of the new one.
 	moveBack State = "back"
 	// moveDropped: given up, the old one stays.

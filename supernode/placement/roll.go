@@ -32,7 +32,7 @@ func fare(status *shoalv1.ContainerStatus, ordered, now time.Time, within time.D
 		return farePending, ""
 	case status.State == shoalv1.ContainerStatus_RUNNING:
 		return fareHealthy, ""
-	case status.State == shoalv1.ContainerStatus_FAILED:
+	case status.State == shoalv1.ContainerStatus_FAILED && now.Sub(ordered) >= within/8: // a host tries again
 		return fareBad, "it could not be started: " + status.Error
 	case status.Restarts >= restartsTooMany:
 		return fareBad, fmt.Sprintf("it ended %d times, the last time with exit status %d", status.Restarts, status.ExitCode)
@@ -55,6 +55,36 @@ func (m Move) latest() string {
 // ordered reports whether a move waits for a container to become healthy.
 func (m Move) ordered() bool {
 	return m.State == moveBoth || m.State == moveSwapped || m.State == moveBack
+}
+
+// makesRoom reports whether a move waits for a container to be gone.
+func (m Move) makesRoom() bool { return m.State == moveStopping || m.State == moveReturning }
+
+// roomMade moves on when the container that was told to go is gone, as its
+// host said; late, when it did not say so in time.
+func (r *Runner) roomMade(ctx context.Context, record *Record, m *Move) (done, late bool, err error) {
+	leaves, next := m.Old, moveSwapped
+	if m.State == moveReturning {
+		leaves, next = m.ID, moveBack
+	}
+	v, err := read[HostRecord](ctx, r.cfg.Meta, hostPrefix+m.Server)
+	if err != nil {
+		return false, false, err
+	}
+	if slices.ContainsFunc(v.value.Claims, func(c Claim) bool { return c.ID == leaves }) {
+		return false, r.cfg.Now().Sub(m.Since) >= r.cfg.HealthyWithin, nil
+	}
+	m.State, m.Since = next, r.cfg.Now()
+	return true, false, nil
+}
+
+// instead is the state of a move for which there is no room beside the old
+// container.
+func (r *Record) instead(m Move) State {
+	if old, ok := r.container(m.Old); ok && old.Server == m.Server {
+		return moveStopping
+	}
+	return moveSwapped
 }
 
 // judge is fare for a move of a placement.
@@ -85,7 +115,7 @@ func (r *Runner) status(server, id string) *shoalv1.ContainerStatus {
 func (r *Runner) pause(ctx context.Context, record *Record, news <-chan struct{}) error {
 	wait := r.cfg.HealthyWithin
 	for _, m := range record.Change.Moves {
-		if m.ordered() {
+		if m.ordered() || m.makesRoom() {
 			wait = min(wait, m.Since.Add(r.cfg.HealthyWithin).Sub(r.cfg.Now()))
 		}
 	}
@@ -180,6 +210,17 @@ func (r *Runner) roll(ctx context.Context, v versioned[Record]) error {
 			if m.State == moveClaimed {
 				left++
 			}
+			if m.makesRoom() {
+				done, late, err := r.roomMade(ctx, record, m)
+				if err != nil {
+					return err
+				}
+				if late {
+					return r.revert(ctx, v, fmt.Sprintf("%s on %s did not end within %v", m.Old, m.Host, r.cfg.HealthyWithin))
+				}
+				changed, inFlight = changed || done, inFlight+1
+				continue
+			}
 			if !m.ordered() {
 				continue
 			}
@@ -238,7 +279,7 @@ func (r *Runner) order(ctx context.Context, record *Record, m *Move) error {
 		}
 	}
 	if _, _, _, err := adjust(v.value, record.Name, want, hosts[m.Server]); err != nil {
-		m.State = moveSwapped
+		m.State = record.instead(*m)
 	}
 	return nil
 }
@@ -251,10 +292,13 @@ func (r *Runner) revert(ctx context.Context, v versioned[Record], why string) er
 	c.Step, c.Since, c.Reason = stepRevert, r.cfg.Now(), why
 	for i := range c.Moves {
 		switch m := &c.Moves[i]; m.State {
-		case moveClaimed, moveBoth:
+		case moveClaimed, moveBoth, moveStopping:
 			m.State = moveDropped
 		case moveSwapped, moveDone:
 			m.State, m.Back, m.Since = moveBack, newID(record.Name), r.cfg.Now()
+			if record.instead(*m) == moveStopping {
+				m.State = moveReturning
+			}
 		}
 	}
 	r.cfg.Log.Warn("an update is taken back", "placement", record.Name, "reason", why)
@@ -270,18 +314,35 @@ func (r *Runner) awaitRevert(ctx context.Context, v versioned[Record]) error {
 		if r.stale(ctx, v) {
 			return nil
 		}
-		pending := 0
+		pending, changed := 0, false
 		var sick []string
-		for _, m := range record.Change.Moves {
+		for i := range record.Change.Moves {
+			m := &record.Change.Moves[i]
+			if m.makesRoom() {
+				done, late, err := r.roomMade(ctx, record, m)
+				if err != nil {
+					return err
+				}
+				if late { // the old version comes first
+					m.State, m.Since, done = moveBack, r.cfg.Now(), true
+				}
+				changed = changed || done
+				pending++
+				continue
+			}
 			if !m.ordered() {
 				continue
 			}
-			switch outcome, why := r.judge(record, m); outcome {
+			switch outcome, why := r.judge(record, *m); outcome {
 			case fareBad:
 				sick = append(sick, why)
 			case farePending:
 				pending++
 			}
+		}
+		if changed {
+			_, err := r.save(ctx, v)
+			return err
 		}
 		if pending == 0 {
 			why := fmt.Sprintf("rolled back to revision %d: %s", record.Change.Before, record.Change.Reason)

@@ -230,7 +230,7 @@ func (r *Runner) yield(ctx context.Context, v versioned[Record], cause error) er
 	case stepRoll: // not both at once, then one after the other
 		for i := range c.Moves {
 			if m := &c.Moves[i]; m.State == moveBoth {
-				m.State = moveSwapped
+				m.State = v.value.instead(*m)
 			}
 		}
 	default:

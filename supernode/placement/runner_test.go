@@ -53,7 +53,7 @@ func newPond(t *testing.T, hosts int) *pond {
 		p.twin.Add(h.Server)
 	}
 	for _, d := range []string{image1, image2} {
-		p.twin.Set(d, Behaviour{Size: 100, Fetch: time.Second, Start: time.Second})
+		p.twin.Set(d, Behaviour{Size: 100, Fetch: time.Second, Start: time.Second, Stop: 400 * time.Millisecond})
 	}
 	return p
 }
@@ -180,6 +180,7 @@ func (p *pond) settle(name string) Record {
 			p.t.Fatalf("get %s: %v", name, err)
 		}
 		if record.Change == nil && !record.Removing {
+			<-time.After(3 * time.Second) // what was told to go is gone then
 			synctest.Wait()
 			return record
 		}
@@ -218,6 +219,9 @@ func (p *pond) sound() {
 	}
 	seen := map[string]string{}
 	for _, e := range p.twin.Ledger() {
+		if e.What == "clash" {
+			p.t.Errorf("%s was started on %s while its port was taken", e.Container, e.Server)
+		}
 		if e.What == "unready" {
 			p.t.Errorf("%s was started on %s without its image", e.Container, e.Server)
 		}

@@ -70,6 +70,9 @@ func (m Move) wants(r *Record, c *Change) []site {
 			return []site{before}
 		}
 	case moveBoth:
+	case moveStopping:
+		one.Open, one.Need, one.Replaces = false, oldNeed.cover(newNeed), m.Old
+		return []site{one}
 	case moveSwapped, moveDone:
 		if same {
 			one.Need, one.Replaces = oldNeed.cover(newNeed), m.Old
@@ -79,12 +82,13 @@ func (m Move) wants(r *Record, c *Change) []site {
 			return []site{one}
 		}
 		before.Open = false
-	case moveBack:
+	case moveReturning, moveBack:
 		back := r.open(Placed{ID: m.Back, Server: old.Server, Revision: old.Revision}, oldNeed)
 		back.Replaces = m.Old
 		if same {
 			back.Need, back.Replaces = oldNeed.cover(newNeed), m.ID
 		}
+		back.Open = m.State == moveBack
 		return []site{back}
 	case moveDropped:
 		one = site{}
