@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -276,6 +277,11 @@ func (e *engineHost) agentKilled() error {
 	}
 	if err := e.agent.Restart(e.ctx); err != nil {
 		return err
+	}
+	// The agent's own status says it too.
+	status, err := e.agent.Host.Command(e.ctx, filepath.Join(e.bin, "dfagent"), "status", "--data", e.agent.Data).CombinedOutput()
+	if !strings.Contains(string(status), before.Id) {
+		return fmt.Errorf("the agent's status does not show the container: %s, %w", status, err)
 	}
 	if err := e.healthy(); err != nil {
 		return err

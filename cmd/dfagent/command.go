@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -133,6 +134,10 @@ func printStatus(out io.Writer, s *shoalv1.StatusResponse) {
 	fmt.Fprintf(w, "store\t%d blobs, %d of %d bytes\n", s.Blobs, s.StoreBytes, s.StoreLimit)
 	for _, f := range s.Flights {
 		fmt.Fprintf(w, "flight\t%s\t%d of %d pieces, %d neighbours\n", f.Digest, f.PiecesHeld, f.Pieces, f.Neighbours)
+	}
+	fmt.Fprintf(w, "containers\t%d, run by %s\n", len(s.Containers), s.Engine)
+	for _, c := range s.Containers {
+		fmt.Fprintf(w, "container\t%s\t%s, %d restarts\n", c.Id, strings.ToLower(c.State.String()), c.Restarts)
 	}
 	for _, p := range s.Problems {
 		fmt.Fprintf(w, "PROBLEM\t%s\n", p)

@@ -32,6 +32,10 @@ func (s service) Status(context.Context, *connect.Request[shoalv1.StatusRequest]
 	if s.dht != nil {
 		out.P2PAddrs = s.dht.Addrs()
 	}
+	out.Engine = s.config.runs()
+	if s.supervisor != nil {
+		out.Containers = s.supervisor.Status().Containers
+	}
 	m, err := s.node.Membership()
 	if err != nil {
 		out.Problems = append(out.Problems, "membership: "+err.Error())
@@ -43,6 +47,11 @@ func (s service) Status(context.Context, *connect.Request[shoalv1.StatusRequest]
 	}
 	if s.fetcher.Full() {
 		out.Problems = append(out.Problems, "no room for blobs: they are passed through without being kept; free disk space or lower the cache size")
+	}
+	for _, c := range out.Containers {
+		if c.Error != "" {
+			out.Problems = append(out.Problems, "container "+c.Id+": "+c.Error)
+		}
 	}
 	for _, f := range s.fetcher.Status() {
 		out.Flights = append(out.Flights, &shoalv1.Flight{

@@ -3,10 +3,12 @@ package containerd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -44,6 +46,7 @@ func start(t *testing.T, binary string) *house {
 		_, err = client.Version(ctx)
 		return err
 	})}
+	t.Cleanup(h.clear)
 	var err error
 	if h.client, err = containerd.New(h.daemon.Socket); err != nil {
 		t.Fatal(err)
@@ -60,6 +63,14 @@ func start(t *testing.T, binary string) *house {
 		t.Fatal(err)
 	}
 	return h
+}
+
+// clear removes the folders that the namespace leaves on the machine.
+func (h *house) clear() {
+	left, _ := filepath.Glob("/sys/fs/cgroup/*/" + h.namespace) // the pattern is good
+	for _, dir := range append(left, "/run/containerd/runc/"+h.namespace, "/sys/fs/cgroup/"+h.namespace) {
+		_ = os.Remove(dir) // empty, or not there
+	}
 }
 
 // open opens an engine that leaves nothing behind.
@@ -98,6 +109,7 @@ func TestRealContainerd(t *testing.T) {
 				}
 			})
 			t.Run("leftovers", func(t *testing.T) { leftovers(t, h) })
+			t.Run("shimless", func(t *testing.T) { shimless(t, h) })
 		})
 	}
 }
@@ -144,6 +156,56 @@ func leftovers(t *testing.T, h *house) {
 	if raw, err := os.ReadFile(e.logPath(s.ID)); err != nil || strings.Contains(string(raw), "earlier") {
 		t.Errorf("its log says %q, %v", raw, err)
 	}
+}
+
+// shimless takes a container's shim away, as a reboot does, and starts the
+// container again.
+func shimless(t *testing.T, h *house) {
+	e := h.open(t, "shimless", t.TempDir())
+	s := engine.Spec{ID: "shimless", Image: enginetest.ImageName, Digest: h.manifest, Args: []string{"count"}}
+	if err := errors.Join(e.Create(t.Context(), s), e.Start(t.Context(), s.ID)); err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := e.load(e.in(t.Context()), s.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, _, err := taskOf(e.in(t.Context()), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", run.Pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pid, parent int
+	var name, state string
+	if _, err := fmt.Sscan(string(raw), &pid, &name, &state, &parent); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(syscall.Kill(parent, syscall.SIGKILL), syscall.Kill(pid, syscall.SIGKILL)); err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	stands := func(good func(engine.State) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; <-tick.C {
+			list, err := e.List(t.Context())
+			if err == nil && len(list) == 1 && good(list[0]) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("it stands at %+v, %v", list, err)
+			}
+		}
+	}
+	stands(func(s engine.State) bool { return !s.Running })
+	// containerd still clears away what the shim left; who supervises tries again.
+	for deadline := time.Now().Add(time.Minute); e.Start(t.Context(), s.ID) != nil && time.Now().Before(deadline); {
+		<-tick.C
+	}
+	stands(func(s engine.State) bool { return s.Running })
 }
 
 func TestTrimWhereTheFileSystemMakesNoHoles(t *testing.T) {

@@ -74,8 +74,11 @@ type StatusResponse struct {
 	SwarmAddr          string                 `protobuf:"bytes,12,opt,name=swarm_addr,json=swarmAddr,proto3" json:"swarm_addr,omitempty"`
 	P2PAddrs           []string               `protobuf:"bytes,13,rep,name=p2p_addrs,json=p2pAddrs,proto3" json:"p2p_addrs,omitempty"`
 	Problems           []string               `protobuf:"bytes,14,rep,name=problems,proto3" json:"problems,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// What runs containers here, "none" without one, and how they stand.
+	Engine        string             `protobuf:"bytes,15,opt,name=engine,proto3" json:"engine,omitempty"`
+	Containers    []*ContainerStatus `protobuf:"bytes,16,rep,name=containers,proto3" json:"containers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -202,6 +205,20 @@ func (x *StatusResponse) GetP2PAddrs() []string {
 func (x *StatusResponse) GetProblems() []string {
 	if x != nil {
 		return x.Problems
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetEngine() string {
+	if x != nil {
+		return x.Engine
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetContainers() []*ContainerStatus {
+	if x != nil {
+		return x.Containers
 	}
 	return nil
 }
@@ -586,8 +603,8 @@ var File_shoal_v1_agent_proto protoreflect.FileDescriptor
 
 const file_shoal_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x14shoal/v1/agent.proto\x12\bshoal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rStatusRequest\"\xde\x03\n" +
+	"\x14shoal/v1/agent.proto\x12\bshoal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13shoal/v1/host.proto\"\x0f\n" +
+	"\rStatusRequest\"\xb1\x04\n" +
 	"\x0eStatusResponse\x12\x17\n" +
 	"\apeer_id\x18\x01 \x01(\tR\x06peerId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x10\n" +
@@ -607,7 +624,11 @@ const file_shoal_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"swarm_addr\x18\f \x01(\tR\tswarmAddr\x12\x1b\n" +
 	"\tp2p_addrs\x18\r \x03(\tR\bp2pAddrs\x12\x1a\n" +
-	"\bproblems\x18\x0e \x03(\tR\bproblems\"\xbc\x01\n" +
+	"\bproblems\x18\x0e \x03(\tR\bproblems\x12\x16\n" +
+	"\x06engine\x18\x0f \x01(\tR\x06engine\x129\n" +
+	"\n" +
+	"containers\x18\x10 \x03(\v2\x19.shoal.v1.ContainerStatusR\n" +
+	"containers\"\xbc\x01\n" +
 	"\x06Flight\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x1f\n" +
@@ -669,26 +690,28 @@ var file_shoal_v1_agent_proto_goTypes = []any{
 	(*PullReportResponse)(nil),    // 5: shoal.v1.PullReportResponse
 	(*BlobReport)(nil),            // 6: shoal.v1.BlobReport
 	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*ContainerStatus)(nil),       // 8: shoal.v1.ContainerStatus
 }
 var file_shoal_v1_agent_proto_depIdxs = []int32{
 	7,  // 0: shoal.v1.StatusResponse.membership_until:type_name -> google.protobuf.Timestamp
 	2,  // 1: shoal.v1.StatusResponse.flights:type_name -> shoal.v1.Flight
-	3,  // 2: shoal.v1.Flight.sources:type_name -> shoal.v1.BytesFrom
-	7,  // 3: shoal.v1.PullReportResponse.started:type_name -> google.protobuf.Timestamp
-	7,  // 4: shoal.v1.PullReportResponse.ended:type_name -> google.protobuf.Timestamp
-	6,  // 5: shoal.v1.PullReportResponse.blobs:type_name -> shoal.v1.BlobReport
-	7,  // 6: shoal.v1.BlobReport.started:type_name -> google.protobuf.Timestamp
-	7,  // 7: shoal.v1.BlobReport.ended:type_name -> google.protobuf.Timestamp
-	3,  // 8: shoal.v1.BlobReport.sources:type_name -> shoal.v1.BytesFrom
-	0,  // 9: shoal.v1.AgentService.Status:input_type -> shoal.v1.StatusRequest
-	4,  // 10: shoal.v1.AgentService.PullReport:input_type -> shoal.v1.PullReportRequest
-	1,  // 11: shoal.v1.AgentService.Status:output_type -> shoal.v1.StatusResponse
-	5,  // 12: shoal.v1.AgentService.PullReport:output_type -> shoal.v1.PullReportResponse
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	8,  // 2: shoal.v1.StatusResponse.containers:type_name -> shoal.v1.ContainerStatus
+	3,  // 3: shoal.v1.Flight.sources:type_name -> shoal.v1.BytesFrom
+	7,  // 4: shoal.v1.PullReportResponse.started:type_name -> google.protobuf.Timestamp
+	7,  // 5: shoal.v1.PullReportResponse.ended:type_name -> google.protobuf.Timestamp
+	6,  // 6: shoal.v1.PullReportResponse.blobs:type_name -> shoal.v1.BlobReport
+	7,  // 7: shoal.v1.BlobReport.started:type_name -> google.protobuf.Timestamp
+	7,  // 8: shoal.v1.BlobReport.ended:type_name -> google.protobuf.Timestamp
+	3,  // 9: shoal.v1.BlobReport.sources:type_name -> shoal.v1.BytesFrom
+	0,  // 10: shoal.v1.AgentService.Status:input_type -> shoal.v1.StatusRequest
+	4,  // 11: shoal.v1.AgentService.PullReport:input_type -> shoal.v1.PullReportRequest
+	1,  // 12: shoal.v1.AgentService.Status:output_type -> shoal.v1.StatusResponse
+	5,  // 13: shoal.v1.AgentService.PullReport:output_type -> shoal.v1.PullReportResponse
+	12, // [12:14] is the sub-list for method output_type
+	10, // [10:12] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_shoal_v1_agent_proto_init() }
@@ -696,6 +719,7 @@ func file_shoal_v1_agent_proto_init() {
 	if File_shoal_v1_agent_proto != nil {
 		return
 	}
+	file_shoal_v1_host_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
