@@ -14,6 +14,10 @@ import (
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 )
 
+// versionsKept is how many versions of an image stay in containerd beside
+// those that are run.
+const versionsKept = 3
+
 // unpack brings an image from the store into what runs containers here, or
 // else into the runtime that there is. It is taken by its digest, so that
 // exactly this one is run, whatever its tag says by then; the tag follows.
@@ -42,6 +46,10 @@ func (a *agent) unpackIntoContainerd(ctx context.Context, image string, pull run
 	pull.Image = image + "@" + p.Digest
 	if _, err := a.runtime.Pull(ctx, pull); err != nil {
 		return err
+	}
+	wanted := func(d blob.Digest) bool { return a.supervisor != nil && a.supervisor.Wants(d) }
+	if err := a.runtime.Tidy(ctx, versionsKept, wanted); err != nil {
+		a.log.Warn("older versions of images stay in containerd", "error", err)
 	}
 	if p.Tag == "" {
 		return nil

@@ -26,6 +26,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/engine"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 )
@@ -357,6 +358,13 @@ func (s *Supervisor) status() *shoalv1.ReportContainersRequest {
 		out.Containers = append(out.Containers, c)
 	}
 	return out
+}
+
+// Wants reports whether a container of this image is wanted here.
+func (s *Supervisor) Wants(image blob.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.desired.GetContainers(), func(c *shoalv1.Container) bool { return c.Digest == string(image) })
 }
 
 // Status is how things stand.

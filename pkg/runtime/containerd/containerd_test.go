@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,6 +32,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/runtime"
@@ -374,6 +376,49 @@ func TestPullThroughTheMirror(t *testing.T) {
 		}
 		if err := s.Tag(t.Context(), "registry.example.com/team/none:v1", pull.Image); err == nil {
 			t.Error("a name was given to nothing")
+		}
+	})
+}
+
+func TestTidyLeavesWhatIsNewOrWanted(t *testing.T) {
+	each(t, func(t *testing.T, binary string) {
+		m := newMirror(t, "")
+		s := start(t, binary, func(o *Options) { o.Mirror = m.addr() })
+		var names []string
+		for i := range 5 {
+			img := image(t, 1)
+			m.push(t, "team/app:v"+strconv.Itoa(i), img)
+			d, err := img.Digest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			name := "registry.example.com/team/app@" + d.String()
+			names = append(names, name)
+			if i == 0 { // somebody else brought this one
+				_, err = s.hands.ImageService().Create(s.ctx, images.Image{Name: name, Target: ocispec.Descriptor{Digest: blob.Digest(d.String()), Size: 1, MediaType: "x"}})
+			}
+			if err == nil {
+				_, err = s.Pull(t.Context(), runtime.Pull{Image: name})
+			}
+			if err == nil {
+				err = s.Tag(t.Context(), name, "registry.example.com/team/app:v"+strconv.Itoa(i))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		wanted := func(d blob.Digest) bool { return strings.HasSuffix(names[1], string(d)) }
+		if err := s.Tidy(t.Context(), 2, wanted); err != nil {
+			t.Fatal(err)
+		}
+		for i, name := range names {
+			_, err := s.hands.ImageService().Get(s.ctx, name)
+			if kept := err == nil; kept != (i != 2) {
+				t.Errorf("version %d of five is kept: %v; the first is another's, the second is wanted", i, kept)
+			}
+			if _, err := s.hands.ImageService().Get(s.ctx, "registry.example.com/team/app:v"+strconv.Itoa(i)); err != nil {
+				t.Errorf("the tag of version %d: %v", i, err)
+			}
 		}
 	})
 }

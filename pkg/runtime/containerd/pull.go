@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -19,6 +20,10 @@ import (
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/runtime"
 )
+
+// broughtLabel marks names by digest that were not there before a Pull; its
+// value is the repository.
+const broughtLabel = "shoalproject.github.com/brought"
 
 // Pull brings an image into the first namespace, through the mirror alone, as
 // containerd itself asks a mirror: the image's registry goes into ?ns=. It
@@ -50,7 +55,13 @@ func (r *Runtime) Pull(ctx context.Context, p runtime.Pull) (blob.Digest, error)
 		// kubelet's view of an image that containerd's CRI manages.
 		opts = append(opts, containerd.WithPullLabel("io.cri-containerd.image", "managed"))
 	}
-	image, err := r.client.Pull(namespaces.WithNamespace(ctx, ns), name.String(), opts...)
+	ctx = namespaces.WithNamespace(ctx, ns)
+	if _, err := r.client.ImageService().Get(ctx, name.String()); errdefs.IsNotFound(err) {
+		if _, byDigest := name.(reference.Digested); byDigest {
+			opts = append(opts, containerd.WithPullLabel(broughtLabel, name.Name()))
+		}
+	}
+	image, err := r.client.Pull(ctx, name.String(), opts...)
 	if err != nil {
 		return "", fmt.Errorf("pull %s into containerd through the mirror at %s: %w", name, r.opts.Mirror, err)
 	}
@@ -73,6 +84,7 @@ func (r *Runtime) Tag(ctx context.Context, image, as string) error {
 	found, err := names.Get(ctx, from.String())
 	if err == nil {
 		found.Name = to.String()
+		delete(found.Labels, broughtLabel) // this one is for people
 		if _, err = names.Create(ctx, found); errdefs.IsAlreadyExists(err) {
 			_, err = names.Update(ctx, found)
 		}
@@ -81,6 +93,32 @@ func (r *Runtime) Tag(ctx context.Context, image, as string) error {
 		return fmt.Errorf("tag %s as %s in containerd: %w", from, to, err)
 	}
 	return nil
+}
+
+// Tidy removes names by digest that Pull gave, but for the newest few of each
+// repository and those that are wanted; containerd's garbage collector does
+// the rest. Nobody else would: a name by a tag goes on to the next version, a
+// name by a digest stays.
+func (r *Runtime) Tidy(ctx context.Context, newest int, wanted func(blob.Digest) bool) error {
+	ctx = namespaces.WithNamespace(ctx, r.opts.Namespaces[0])
+	names := r.client.ImageService()
+	list, err := names.List(ctx, fmt.Sprintf("labels.%q", broughtLabel))
+	if err != nil {
+		return fmt.Errorf("list what was brought into containerd: %w", err)
+	}
+	slices.SortFunc(list, func(a, b images.Image) int { return b.UpdatedAt.Compare(a.UpdatedAt) })
+	seen := map[string]int{}
+	var errs []error
+	for _, image := range list {
+		repository := image.Labels[broughtLabel]
+		if seen[repository]++; seen[repository] <= newest || wanted(image.Target.Digest) {
+			continue
+		}
+		if err := names.Delete(ctx, image.Name); err != nil && !errdefs.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("remove %s from containerd: %w", image.Name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // resolver sends every request to the mirror. There is no way round it: an
