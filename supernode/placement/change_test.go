@@ -218,6 +218,36 @@ func TestScale(t *testing.T) {
 	})
 }
 
+func TestAViewSaysHowItIsNow(t *testing.T) {
+	inPond(t, 2, func(p *pond) {
+		p.twin.Set(image1, Behaviour{Start: 3 * time.Minute}) // later than is waited for
+		p.place(anOrder("app", 2, func(o *Order) { o.Spread = SpreadHost }))
+		stands := func(phase string, healthy int) {
+			t.Helper()
+			v, err := p.runner.Look(t.Context(), "app")
+			if err != nil || v.Phase != phase || v.Healthy != healthy || (v.Reason == "") != (phase == PhaseRunning) {
+				t.Errorf("%s, %d healthy, %q, %v; want %s and %d", v.Phase, v.Healthy, v.Reason, err, phase, healthy)
+			}
+		}
+		if record := p.settle("app"); record.Ended.Outcome != EndedFailed || !strings.Contains(record.Reason, "2 of 2 are not healthy") {
+			t.Errorf("%+v", record.Ended)
+		}
+		stands(PhaseDegraded, 0)
+		<-time.After(2 * time.Minute)
+		stands(PhaseRunning, 2)
+		if record, err := p.runner.Scale(t.Context(), "app", 1); err != nil || record.Ended.Outcome != EndedRunning {
+			t.Errorf("fewer of what failed once: %+v, %v", record.Ended, err)
+		}
+		p.settle("app")
+		p.twin.Cut("id-a")
+		p.twin.Cut("id-b")
+		<-time.After(20 * time.Second)
+		if v, err := p.runner.Look(t.Context(), "app"); err != nil || v.Phase != PhaseDegraded || v.Healthy != 0 {
+			t.Errorf("%s with its hosts away: %d healthy, %v", v.Phase, v.Healthy, err)
+		}
+	})
+}
+
 func TestStopStartRestartRemove(t *testing.T) {
 	inPond(t, 2, func(p *pond) {
 		p.bring(2, func(o *Order) { o.Spread = SpreadHost })

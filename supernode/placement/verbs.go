@@ -177,7 +177,7 @@ func (r *Runner) Scale(ctx context.Context, name string, replicas int) (Record, 
 			r.begin(record, kindScale, record.current().Number, 0).Was = was
 			return nil
 		}
-		record.Reason = ""
+		record.Reason, record.Ended = "", Ended{ID: rand.Text(), Outcome: EndedRunning}
 		record.Phase = record.restingPhase()
 		gone := fewer(record.Spread, r.running(record, byServer(hosts)), hosts, len(record.Containers)-replicas)
 		record.Containers = slices.DeleteFunc(record.Containers, func(p Placed) bool { return slices.Contains(gone, p.ID) })

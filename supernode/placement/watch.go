@@ -58,10 +58,20 @@ func (r *Runner) view(record Record) View {
 		}
 		sortPrepulls(v.Prepulls)
 	}
-	if v.Phase == PhaseRunning && v.Change == nil && v.Healthy < v.Replicas {
-		v.Phase = PhaseDegraded
-	}
+	v.Phase, v.Reason = v.standing()
 	return v
+}
+
+// standing is the phase and its reason, by how the containers fare now.
+func (v View) standing() (phase, reason string) {
+	switch well := v.Healthy >= v.Replicas; {
+	case v.Change != nil:
+	case v.Phase == PhaseRunning && !well:
+		return PhaseDegraded, v.Reason
+	case v.Phase == PhaseDegraded && well:
+		return PhaseRunning, ""
+	}
+	return v.Phase, v.Reason
 }
 
 // Look is Get with what is known besides.
