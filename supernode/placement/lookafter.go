@@ -173,6 +173,11 @@ func (r *Runner) release(ctx context.Context, server string, gone func(Claim) bo
 			return fmt.Errorf("let go of what is gone from %s: %w", server, err)
 		}
 		r.hostChanged(ctx, v.value, next)
+		for _, c := range next.Claims { // what waits for that
+			if !c.Open && c.Gone == 0 {
+				r.drive(c.Placement)
+			}
+		}
 		return nil
 	}
 	return fmt.Errorf("let go of what is gone from %s: %w", server, meta.ErrConflict)

@@ -266,10 +266,24 @@ func (m *Memory) begin(server string, h *memoryHost, c *memoryContainer) {
 		c.status.State = shoalv1.ContainerStatus_RUNNING
 		if b.Sick {
 			c.status.State, c.status.ExitCode, c.status.Restarts = shoalv1.ContainerStatus_EXITED, 1, restartsTooMany
+			time.AfterFunc(startAgain, func() { m.again(server, h, c) })
 		}
 		m.mu.Unlock()
 		m.tell(server)
 	})
+}
+
+// startAgain is the pause before a container that ended is started again.
+const startAgain = 30 * time.Second
+
+// again starts a container that ended, if it is still to run.
+func (m *Memory) again(server string, h *memoryHost, c *memoryContainer) {
+	m.mu.Lock()
+	if h.containers[c.want.Id] == c && !c.going {
+		m.begin(server, h, c)
+	}
+	m.mu.Unlock()
+	m.tell(server)
 }
 
 // tell has a host report, when it can.

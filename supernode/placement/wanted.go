@@ -175,6 +175,7 @@ func adjust(record HostRecord, placement string, want []Claim, host *Host) (out 
 			changed = changed || !sameClaim(had, next)
 			continue
 		default:
+			want = want.inTurn(had, record)
 			want.Told = had.Told || want.Open
 			told = told || had.Open != want.Open || had.Run != want.Run || had.Restarts != want.Restarts
 			changed = changed || !sameClaim(had, want)
@@ -187,6 +188,7 @@ func adjust(record HostRecord, placement string, want []Claim, host *Host) (out 
 		changed = true
 	}
 	for _, c := range byID {
+		c = c.inTurn(Claim{}, record)
 		c.Told = c.Open
 		told = told || c.Open
 		changed = true
@@ -203,6 +205,19 @@ func adjust(record HostRecord, placement string, want []Claim, host *Host) (out 
 		}
 	}
 	return out, changed, len(grown) > 0, nil
+}
+
+// inTurn leaves a claim closed that takes the place of another one, for as long
+// as that one may still run: both would want the same ports.
+func (c Claim) inTurn(had Claim, record HostRecord) Claim {
+	c.Replaces = cmp.Or(c.Replaces, had.Replaces)
+	i := slices.IndexFunc(record.Claims, func(o Claim) bool { return o.ID == c.Replaces })
+	if i < 0 {
+		c.Replaces = ""
+	} else if record.Claims[i].Told && !had.Open {
+		c.Open = false
+	}
+	return c
 }
 
 func labelOf(h *Host) string {
