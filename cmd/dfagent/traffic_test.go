@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,14 +18,21 @@ import (
 // they grew, what was lost with the next, and the last ones at the stop.
 func TestTrafficIsToldAgainUntilItIsHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var totals fetch.Totals
+		var mu sync.Mutex
+		var totals fetch.Totals // guarded by mu, as the next two
 		var told []string
 		lost := false
-		report := newTraffic(func() fetch.Totals { return totals })
+		report := newTraffic(func() fetch.Totals {
+			mu.Lock()
+			defer mu.Unlock()
+			return totals
+		})
 		send := func(ctx context.Context, r *shoalv1.ReportTrafficRequest) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			if lost {
 				return errors.New("no supernode")
 			}
@@ -48,14 +56,18 @@ func TestTrafficIsToldAgainUntilItIsHeard(t *testing.T) {
 			{totals: fetch.Totals{Peer: 7, Local: 1}, lost: true, want: "[5 0 0 1]"},
 			{totals: fetch.Totals{Peer: 7, Local: 1}, want: "[5 0 0 1 7 0 0 1]"},
 		} {
+			mu.Lock()
 			totals, lost = step.totals, step.lost
+			mu.Unlock()
 			<-time.After(trafficEvery + time.Millisecond)
 			synctest.Wait()
 			if got := fmt.Sprint(told); got != step.want {
 				t.Errorf("told %s, want %s", got, step.want)
 			}
 		}
+		mu.Lock()
 		totals = fetch.Totals{Peer: 7, Supernode: 2, Upstream: 3, Local: 1}
+		mu.Unlock()
 		cancel()
 		<-done
 		if got := told[len(told)-1]; got != "7 2 3 1" {
