@@ -99,6 +99,30 @@ func TestKilledWhilePlacing(t *testing.T) {
 	})
 }
 
+// Hosts that come back a while after the supernode are waited for.
+func TestHostsThatComeBackLater(t *testing.T) {
+	for kill := 1; kill < 6; kill++ {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPond(t, 3)
+			p.start(kill, false)
+			_, _ = p.runner.Place(context.Background(), anOrder("app", 2, func(o *Order) { o.Spread = SpreadHost }))
+			<-time.After(10 * time.Second)
+			p.stop()
+			for _, h := range p.hosts {
+				p.twin.Cut(h.Server)
+			}
+			p.start(0, false)
+			<-time.After(12 * time.Second)
+			for _, h := range p.hosts {
+				p.twin.Mend(h.Server)
+			}
+			<-time.After(time.Minute)
+			p.expect(p.settle("app"), PhaseRunning, "a:1 b:1")
+			p.stop()
+		})
+	}
+}
+
 func TestKilledWhilePlacingWhatCannotBe(t *testing.T) {
 	everyStep(t, 3, func(p *pond) { p.twin.Set(image1, Behaviour{Fetch: time.Hour}) }, func(p *pond) {
 		_, _ = p.runner.Place(t.Context(), anOrder("app", 2, func(o *Order) { o.Deadline = time.Minute }))

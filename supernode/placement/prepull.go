@@ -28,6 +28,7 @@ func gateOpens(moves []Move, hosts map[string]Prepull) bool {
 type fetch struct {
 	r       *Runner
 	name    string
+	began   time.Time // the change
 	service Service
 	hosts   map[string]*Host
 	states  map[string]Prepull
@@ -51,7 +52,7 @@ func (r *Runner) prepull(ctx context.Context, v versioned[Record]) error {
 		return err
 	}
 	f := &fetch{
-		r: r, name: record.Name, service: version.Service, hosts: hosts, states: map[string]Prepull{}, ends: make(chan fetchEnd),
+		r: r, name: record.Name, began: record.Change.Began, service: version.Service, hosts: hosts, states: map[string]Prepull{}, ends: make(chan fetchEnd),
 	}
 	for _, p := range record.Prepulls {
 		if record.Change.holds(p.Server) { // of this change, before a restart
@@ -177,8 +178,9 @@ func (f *fetch) ask(ctx context.Context, server string) {
 	f.show(p)
 	f.wait.Go(func() {
 		err := errors.New("the host is not known any more")
-		if host != nil {
+		for again := host != nil; again; {
 			err = f.r.cfg.Engine.Prepull(ctx, *host, f.service, func(done, total int64) { f.progress(server, done, total) })
+			again = errors.Is(err, ErrUnreachable) && f.r.settles(f.began) && patience(ctx) == nil
 		}
 		select {
 		case f.ends <- fetchEnd{server, err}:

@@ -24,6 +24,10 @@ const (
 	planTries = 8
 	// repairPause is how long a repair waits that found no room.
 	repairPause = 30 * time.Second
+	// settleFor is how long hosts may take to come back to a supernode that was
+	// started again, before a change that it takes up counts on them no more. An
+	// agent tries at least every 15 s.
+	settleFor = 20 * time.Second
 )
 
 // Config is what a Runner is made of. World, Engine and Meta are needed.
@@ -51,6 +55,7 @@ type Runner struct {
 	cfg Config
 
 	mu       sync.Mutex
+	began    time.Time                     // guarded by mu; Run
 	run      context.Context               // guarded by mu; Run's, nil while it does not run
 	wait     sync.WaitGroup                // what Run waits for; Add under mu while run is set
 	driven   map[string]bool               // guarded by mu; placements that are driven; true: look again
@@ -94,7 +99,7 @@ func New(cfg Config) *Runner {
 // ends. What is in progress then is taken up by the next Run.
 func (r *Runner) Run(ctx context.Context) error {
 	r.mu.Lock()
-	r.run = ctx
+	r.run, r.began = ctx, r.cfg.Now()
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
@@ -113,6 +118,26 @@ func (r *Runner) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// settles reports whether hosts may still be on their way back, for a change
+// that began before this supernode did.
+func (r *Runner) settles(change time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return change.Before(r.began) && r.cfg.Now().Sub(r.began) < settleFor
+}
+
+// patience waits a moment for hosts that are on their way back.
+func patience(ctx context.Context) error {
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

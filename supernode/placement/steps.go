@@ -79,6 +79,9 @@ func (r *Runner) plan(ctx context.Context, v versioned[Record]) error {
 	if err != nil {
 		return r.undo(ctx, v, err)
 	}
+	if r.settles(c.Began) && slices.ContainsFunc(hosts, func(h Host) bool { return h.Phase == phaseReady && !h.Connected }) {
+		return patience(ctx) // then it is looked at anew
+	}
 	query := record.request(version.Service, image, 0)
 	query.Room = room
 	for server, why := range c.Avoid {
