@@ -1,10 +1,13 @@
 package placement
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 )
 
 // bring has a placement of image1 running.
@@ -345,6 +348,47 @@ func TestADrainedHostIsEmptied(t *testing.T) {
 		p.expect(p.settle("app"), PhaseRunning, "b:1 b:1")
 		if most, least := p.most(began, time.Now()); least != 2 || most > 4 {
 			t.Errorf("between %d and %d ran at once, want the old ones until the new ones were healthy", least, most)
+		}
+	})
+}
+
+// A host says of its own containers how they stand, and of no others; a number
+// that no supernode gave is refused.
+func TestAHostSpeaksForItselfOnly(t *testing.T) {
+	inPond(t, 2, func(p *pond) {
+		app := p.bring(1)
+		p.place(anOrder("other", 1, func(o *Order) { o.Service.Need.CPU = 4000 }))
+		p.expect(p.settle("other"), PhaseRunning, "a:1 b:1")
+		id := app.Containers[0].ID
+		said := &shoalv1.ReportContainersRequest{Generation: 1, Containers: []*shoalv1.ContainerStatus{{Id: id, State: shoalv1.ContainerStatus_FAILED}}}
+		if err := p.runner.Report(t.Context(), "id-b", said); err != nil {
+			t.Error(err)
+		}
+		if p.runner.status("id-b", id) != nil {
+			t.Error("another host's word is kept")
+		}
+		if v, err := p.runner.Look(t.Context(), "app"); err != nil || v.Healthy != 1 {
+			t.Errorf("%d healthy, %v", v.Healthy, err)
+		}
+		said = &shoalv1.ReportContainersRequest{Generation: 1, Containers: []*shoalv1.ContainerStatus{{Id: id, Error: strings.Repeat("é", 1<<20)}}}
+		if err := p.runner.Report(t.Context(), "id-a", said); err != nil {
+			t.Error(err)
+		}
+		if s := p.runner.status("id-a", id); len(s.Error) > maxSaid {
+			t.Errorf("an error of %d bytes is kept", len(s.Error))
+		}
+		for _, generation := range []int64{-1, maxGeneration + 1} {
+			if err := p.runner.Report(t.Context(), "id-a", &shoalv1.ReportContainersRequest{Generation: generation}); !errors.Is(err, ErrInvalid) {
+				t.Errorf("generation %d: %v", generation, err)
+			}
+		}
+		// A host that is ahead is told the present state anew.
+		if err := p.runner.Report(t.Context(), "id-a", &shoalv1.ReportContainersRequest{Generation: 100}); err != nil {
+			t.Error(err)
+		}
+		<-time.After(5 * time.Second)
+		if n := p.claims()["id-a"].Generation; n != 101 {
+			t.Errorf("generation %d after a host was at 100", n)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
@@ -192,16 +193,19 @@ func (r *Runner) hostChanged(ctx context.Context, before, after HostRecord) {
 // Connected tells a host that came back what it is to run.
 func (r *Runner) Connected(server string) { r.assign(server) }
 
+// The bounds of a report.
+const (
+	maxGeneration = int64(1) << 62
+	maxSaid       = 1 << 10 // bytes of an error
+)
+
 // Report takes what a host says of its containers. It takes the place of the
-// report before.
+// report before. What is said of containers that are not the host's is not
+// listened to.
 func (r *Runner) Report(ctx context.Context, server string, m *shoalv1.ReportContainersRequest) error {
-	next := report{generation: m.Generation, containers: make(map[string]*shoalv1.ContainerStatus, len(m.Containers))}
-	for _, c := range m.Containers {
-		next.containers[c.Id] = c
+	if m.Generation < 0 || m.Generation > maxGeneration {
+		return fmt.Errorf("a report of generation %d is %w", m.Generation, ErrInvalid)
 	}
-	r.mu.Lock()
-	r.reports[server] = next
-	r.mu.Unlock()
 	v, err := read[HostRecord](ctx, r.cfg.Meta, hostPrefix+server)
 	if err != nil {
 		return err
@@ -209,6 +213,16 @@ func (r *Runner) Report(ctx context.Context, server string, m *shoalv1.ReportCon
 	if v.revision == 0 {
 		return nil // nothing was ever placed there by this house: what runs is not touched
 	}
+	next := report{generation: m.Generation, containers: map[string]*shoalv1.ContainerStatus{}}
+	for _, c := range m.Containers {
+		if slices.ContainsFunc(v.value.Claims, func(own Claim) bool { return own.ID == c.Id }) {
+			c.Error = strings.ToValidUTF8(c.Error[:min(len(c.Error), maxSaid)], "?")
+			next.containers[c.Id] = c
+		}
+	}
+	r.mu.Lock()
+	r.reports[server] = next
+	r.mu.Unlock()
 	var names []string
 	ended := false
 	for _, c := range v.value.Claims {
