@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -19,10 +20,12 @@ const grace = 10 * time.Second
 
 // house is one supernode and its agents, as processes of this machine.
 type house struct {
-	bin, dir  string
-	hosts     []*netns.Host
-	supernode *cluster.Supernode
-	agents    []*cluster.Agent
+	bin, dir   string
+	containerd bool // runs the containers; else the engine in memory pretends
+	placed     bool // a service, perhaps
+	hosts      []*netns.Host
+	supernode  *cluster.Supernode
+	agents     []*cluster.Agent
 }
 
 func (h *house) host(name string) (*netns.Host, error) {
@@ -43,7 +46,7 @@ func (h *house) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	token, err := h.supernode.JoinToken(ctx, agents)
+	token, err := h.enrol(ctx)
 	if err != nil {
 		return err
 	}
@@ -53,15 +56,27 @@ func (h *house) start(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if h.agents[i], err = h.supernode.StartAgent(ctx, host, token); err != nil {
+		engine, err := h.engine(ctx, host)
+		if err != nil {
+			return err
+		}
+		if h.agents[i], err = h.supernode.StartAgent(ctx, host, token, engine...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// close stops the agents first, then the supernode.
+// close ends what was placed, since containers outlive what started them, then
+// the agents and at last the supernode.
 func (h *house) close() {
+	if h.placed {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*grace)
+		defer cancel()
+		if err := h.unplace(ctx); err != nil {
+			fmt.Fprintf(os.Stderr, "demo: the service was not removed: %v\n", err)
+		}
+	}
 	var group errgroup.Group
 	for _, a := range h.agents {
 		if a != nil {

@@ -1,7 +1,9 @@
 // Command demo shows the whole of Shoal on one host: a supernode and four
 // agents on loopback, an image that is pushed once and pulled through all four
-// at once, and where each agent's bytes came from. It needs neither root nor a
-// container engine; where Docker runs, it pulls through an agent as well.
+// at once, and where each agent's bytes came from; who may pull and push; and a
+// service that is placed where its image already is. It needs neither root nor
+// a container engine; where they are, containerd runs the service, and Docker
+// pulls through an agent as well.
 package main
 
 import (
@@ -47,7 +49,7 @@ func run(ctx context.Context, bin string, once bool) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	h := &house{bin: bin, dir: dir}
+	h := &house{bin: bin, dir: dir, containerd: hasContainerd()}
 	defer h.close()
 
 	// The processes live as long as ctx; only showing is bounded.

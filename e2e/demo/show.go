@@ -74,6 +74,9 @@ func (h *house) show(life, ctx context.Context) error {
 	if err := h.roles(ctx); err != nil {
 		return err
 	}
+	if err := h.place(ctx); err != nil {
+		return err
+	}
 	return h.docker(ctx)
 }
 
