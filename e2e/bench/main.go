@@ -106,6 +106,7 @@ func bench(ctx context.Context, args []string, out io.Writer) error {
 	flags.StringVar(&p.bin, "bin", "bin", "folder of supernode and dfagent")
 	full := flags.Bool("full", false, "run every table of docs/benchmarks.md; the flags that describe one table are ignored")
 	hit := flags.Bool("hit", false, "compare a cache hit with nginx and do nothing else")
+	start := flags.Bool("start", false, "compare how soon placed containers start and do nothing else")
 	flags.StringVar(&one.hosts, "n", "4,8,16", "numbers of hosts")
 	flags.Float64Var(&one.mbit, "mbit", 100, "rate of every link, both ways")
 	flags.IntVar(&one.layers, "layers", 4, "layers of the image")
@@ -128,7 +129,7 @@ func bench(ctx context.Context, args []string, out io.Writer) error {
 	switch {
 	case *full:
 		tables = fullTables
-	case *hit:
+	case *hit, *start:
 		tables = nil
 	}
 	rep := &report{command: "bench " + strings.Join(args, " ")}
@@ -139,6 +140,14 @@ func bench(ctx context.Context, args []string, out io.Writer) error {
 	}
 	if *full || *hit {
 		note, err := compareHit(ctx, p, *work)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(out, note)
+		rep.notes = append(rep.notes, note)
+	}
+	if *full || *start {
+		note, err := compareStart(ctx, p)
 		if err != nil {
 			return err
 		}
