@@ -70,9 +70,11 @@ func (a *Agent) Counters(ctx context.Context) (netns.Metrics, error) {
 
 // Report is what `dfget pull-report --json` prints.
 type Report struct {
-	ID    string
-	Image string
-	Blobs []struct {
+	ID      string
+	Image   string
+	Started time.Time
+	Ended   time.Time
+	Blobs   []struct {
 		Digest  string
 		Size    json.Number
 		Hedges  int
