@@ -129,16 +129,16 @@ func (f *fleet) command(user string, args ...string) *exec.Cmd {
 	return f.supernode.Host.Command(f.ctx, append(argv, args...)...)
 }
 
-// run runs dfget as somebody, and returns what it printed and its exit status.
+// run runs dfget as somebody, and returns what it printed and its exit status,
+// -1 when it could not be run. It may be called beside the test's goroutine.
 func (f *fleet) run(user string, args ...string) (out string, status int) {
-	f.t.Helper()
 	cmd := f.command(user, args...)
 	var all bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &all, &all
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		f.t.Fatalf("dfget %s: %v", strings.Join(args, " "), err)
+		return err.Error(), -1
 	}
 	return all.String(), cmd.ProcessState.ExitCode()
 }

@@ -31,8 +31,11 @@ func TestPlaceWhereTheImageIs(t *testing.T) {
 	var wait sync.WaitGroup
 	for pool := range f.pools {
 		wait.Go(func() {
-			f.must(cluster.AdminUser, "place", ref, "--name", "svc-"+pool, "--pool", pool, "--replicas", "2",
+			out, status := f.run(cluster.AdminUser, "place", ref, "--name", "svc-"+pool, "--pool", pool, "--replicas", "2",
 				"--cpu", "0.25", "--memory", "64MiB", "--env", "GREETING=hello from "+pool, "--port", "8080", "--", "serve", "8080")
+			if status != 0 {
+				t.Errorf("place on %s: exit status %d: %s", pool, status, out)
+			}
 		})
 	}
 	wait.Wait()

@@ -34,7 +34,8 @@ func main() {
 		fill(number(args[1]))
 		wait()
 	case "spin":
-		for {
+		for n := 0; ; n++ {
+			n ^= n << 1
 		}
 	default:
 		fail(fmt.Errorf("unknown argument %q", args[0]))
