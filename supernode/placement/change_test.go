@@ -411,3 +411,35 @@ func TestWhatMayStillRunIsStillHeld(t *testing.T) {
 		}
 	})
 }
+
+// A placement that is removed is there until its hosts have ended what runs:
+// one that cannot be heard is waited for until it counts as lost.
+func TestRemovedWhenNothingRuns(t *testing.T) {
+	inPond(t, 2, func(p *pond) {
+		p.twin.Set(image1, Behaviour{Stop: 20 * time.Second})
+		p.bring(2, func(o *Order) { o.Spread = SpreadHost })
+		p.twin.Cut("id-b")
+		if err := p.runner.Remove(t.Context(), "app"); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			at   time.Duration
+			runs bool // on a
+			is   bool
+		}{{10 * time.Second, true, true}, {15 * time.Second, false, true}, {time.Hour, false, false}} {
+			<-time.After(c.at)
+			record, err := p.runner.Get(t.Context(), "app")
+			if is := err == nil; is != c.is || is && record.Phase != PhaseRemoving {
+				t.Errorf("%s on: it is there: %v, %s", c.at, is, record.Phase)
+			}
+			if runs := len(p.twin.Containers("id-a")) > 0; runs != c.runs {
+				t.Errorf("%s on: something runs on a: %v", c.at, runs)
+			}
+		}
+		p.twin.Mend("id-b")
+		<-time.After(time.Minute)
+		if runs := p.runs(); runs != "" {
+			t.Errorf("%s still runs", runs)
+		}
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -219,10 +220,7 @@ func (r *Runner) advance(ctx context.Context, name string) error {
 // the placement was changed by somebody else meanwhile.
 func (r *Runner) step(ctx context.Context, v versioned[Record]) error {
 	if v.value.Removing {
-		key := namePrefix + v.value.Name
-		_, err := r.cfg.Meta.Commit(ctx, []meta.Compare{{Key: key, Revision: v.revision}}, []meta.Op{meta.Delete(key)})
-		r.tellChanged(v.value.Name)
-		return err
+		return r.forget(ctx, v)
 	}
 	switch step := v.value.Change.Step; step {
 	case stepPlan:
@@ -238,6 +236,55 @@ func (r *Runner) step(ctx context.Context, v versioned[Record]) error {
 	default:
 		return fmt.Errorf("placement %s is in a step %q, which this supernode does not know", v.value.Name, step)
 	}
+}
+
+// forget ends a placement that is to be removed, once its hosts have said that
+// nothing of it is left. A host that is lost is not waited for: it is told when
+// it is back.
+func (r *Runner) forget(ctx context.Context, v versioned[Record]) error {
+	for {
+		news := r.news(v.value.Name)
+		left, err := r.remains(ctx, &v.value)
+		if err != nil {
+			return err
+		}
+		if !left {
+			break
+		}
+		timer := time.NewTimer(r.cfg.Every) // that a host is lost is no news
+		select {
+		case <-news:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	key := namePrefix + v.value.Name
+	_, err := r.cfg.Meta.Commit(ctx, []meta.Compare{{Key: key, Revision: v.revision}}, []meta.Op{meta.Delete(key)})
+	r.tellChanged(v.value.Name)
+	return err
+}
+
+// remains reports whether a host that can be heard still has something of a
+// placement.
+func (r *Runner) remains(ctx context.Context, record *Record) (bool, error) {
+	all, err := r.hostRecords(ctx)
+	if err != nil {
+		return false, err
+	}
+	hosts, err := r.hostsByID(ctx, record.Pool)
+	if err != nil {
+		return false, err
+	}
+	for server, v := range all {
+		if slices.ContainsFunc(v.value.Claims, func(c Claim) bool { return c.Placement == record.Name }) && !r.lost(server, hosts[server]) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // yield is what follows when a host has no room for what a record wants.

@@ -263,7 +263,7 @@ func (r *Runner) turn(ctx context.Context, name string, edit func(*Record)) (Rec
 }
 
 // Remove ends a placement, in the middle of a change too. It returns when that
-// is written down.
+// is written down; the placement is there until its hosts have ended what runs.
 func (r *Runner) Remove(ctx context.Context, name string) error {
 	_, err := r.change(ctx, name, func(record *Record) error {
 		record.Removing, record.Phase, record.Change = true, PhaseRemoving, nil
