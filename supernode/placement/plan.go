@@ -195,9 +195,9 @@ func Make(r Request, hosts []Host) (Plan, error) {
 // shortage says what is lacking.
 func shortage(r Request, p Plan, fit int) error {
 	if most := allowed(r.Room, r.Need); most < r.Replicas && most <= len(p.Chosen) {
-		return fmt.Errorf("%w: %d containers are wanted, the quota of pool %s has room for %d", ErrNoRoom, r.Replicas, r.Pool, most)
+		return fmt.Errorf("%w: room for %d of %d containers, the quota of pool %s leaves no more", ErrNoRoom, most, r.Replicas, r.Pool)
 	}
-	return fmt.Errorf("%w: %d containers are wanted, %d of the %d hosts of pool %s fit and take %d", ErrNoRoom, r.Replicas, fit, len(p.Verdicts), r.Pool, len(p.Chosen))
+	return fmt.Errorf("%w: room for %d of %d containers, on %d of the %d hosts of pool %s", ErrNoRoom, len(p.Chosen), r.Replicas, fit, len(p.Verdicts), r.Pool)
 }
 
 // rank puts those that were not chosen in order and writes the verdicts.

@@ -150,7 +150,7 @@ func TestPlanNamesSparesAndTheRest(t *testing.T) {
 func TestPlanKeepsThePoolsQuota(t *testing.T) {
 	r := aRequest(3)
 	r.Room = &Need{CPU: 2999, Memory: 100 * gib}
-	if _, err := Make(r, []Host{aHost("a")}); !errors.Is(err, ErrNoRoom) || !strings.Contains(err.Error(), "has room for 2") {
+	if _, err := Make(r, []Host{aHost("a")}); !errors.Is(err, ErrNoRoom) || !strings.Contains(err.Error(), "room for 2 of 3 containers, the quota") {
 		t.Errorf("three in a quota of two: %v", err)
 	}
 	r.Replicas = 2
