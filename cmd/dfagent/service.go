@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -52,6 +53,9 @@ func (s service) Status(context.Context, *connect.Request[shoalv1.StatusRequest]
 		if c.Error != "" {
 			out.Problems = append(out.Problems, "container "+c.Id+": "+c.Error)
 		}
+	}
+	if open := s.keeper.Open(); len(open) > 0 {
+		out.Problems = append(out.Problems, "steps of the pool's profile do not hold: "+strings.Join(open, ", ")+"; 'dfget server init' puts them in place")
 	}
 	for _, f := range s.fetcher.Status() {
 		out.Flights = append(out.Flights, &shoalv1.Flight{

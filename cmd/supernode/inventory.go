@@ -20,6 +20,9 @@ func (h *house) openBook() (err error) {
 func (h *house) serverChanged(ctx context.Context, before, after inventory.Server) {
 	h.noteServer(ctx, after)
 	h.lookAtMachines(before, after)
+	if h.api.Initialiser != nil { // at the start, nothing is connected yet
+		h.api.Initialiser.Changed()
+	}
 }
 
 // checkProfile reports what is wrong with a pool's profile and its settings.

@@ -68,6 +68,7 @@ type Keeper struct {
 	running *job                          // nil while none; guarded by mu
 	reports []*shoalv1.ReportStepsRequest // to be sent, in order; guarded by mu
 	told    string                        // the gist of the last whole report; guarded by mu
+	open    []string                      // the steps that did not hold in it; guarded by mu
 	toldAt  time.Time                     // guarded by mu
 }
 
@@ -179,6 +180,14 @@ func (k *Keeper) Cancel(orderID string) {
 	}
 }
 
+// Open are the steps of the host's profile that did not hold when they were
+// looked at last.
+func (k *Keeper) Open() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.open)
+}
+
 // begin makes room for a run: nil while another order's goes on. A look of the
 // host's own gives way.
 func (k *Keeper) begin(ctx context.Context, orderID string, dryRun bool) (context.Context, *job) {
@@ -280,7 +289,12 @@ func gist(statuses []*shoalv1.StepStatus) string {
 func (k *Keeper) tell(r *shoalv1.ReportStepsRequest) {
 	k.mu.Lock()
 	if r.Done && r.Error == "" {
-		k.told, k.toldAt = gist(r.Steps), k.cfg.Now()
+		k.told, k.toldAt, k.open = gist(r.Steps), k.cfg.Now(), nil
+		for _, s := range r.Steps {
+			if s.State != shoalv1.StepStatus_OK && s.State != shoalv1.StepStatus_CHANGED {
+				k.open = append(k.open, s.Name)
+			}
+		}
 	}
 	i := slices.IndexFunc(k.reports, func(q *shoalv1.ReportStepsRequest) bool { return q.OrderId == r.OrderId })
 	if i >= 0 {

@@ -109,6 +109,9 @@ func TestKeeper(t *testing.T) {
 		}
 		d.Carry(ctx, "2", &shoalv1.ApplyProfile{Profile: limitsProfile("9")})
 		is("a run", `order="2" done=true dry=false busy=false limits=CHANGED agent=OK`)
+		if got := d.Open(); len(got) != 0 {
+			t.Errorf("open are %v", got)
+		}
 		<-time.After(20 * time.Minute)
 		is("a look", `order="" done=true dry=true busy=false limits=OK agent=OK`)
 		<-time.After(40 * time.Minute)
@@ -118,6 +121,9 @@ func TestKeeper(t *testing.T) {
 		p.put(limitsFile, marker+"* - nofile 3\n")
 		<-time.After(13 * time.Minute)
 		is("a drift", `order="" done=true dry=true busy=false limits=WOULD_CHANGE agent=OK`)
+		if got := d.Open(); !slices.Equal(got, []string{"limits"}) {
+			t.Errorf("open are %v", got)
+		}
 		if got := p.get(limitsFile); got != marker+"* - nofile 3\n" {
 			t.Errorf("a look changed it to %s", got)
 		}

@@ -6,8 +6,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -19,9 +21,10 @@ import (
 )
 
 const (
-	// initialiseEvery is how often it is looked who is to be told a profile.
-	initialiseEvery = 2 * time.Second
-	// initialiseAgain is the pause before a host is told the same again.
+	// initialiseEvery is how often it is looked whether there is news of hosts.
+	initialiseEvery = time.Second
+	// initialiseAgain is the pause before a host is told the same again, and
+	// before all servers are looked at without news.
 	initialiseAgain = 30 * time.Second
 	// initialiseAtOnce bounds the hosts that carry out a profile side by side
 	// because nobody asked for it.
@@ -50,7 +53,13 @@ type Initialiser struct {
 	now   func() time.Time
 	log   *slog.Logger
 
-	complaints map[string]string // of pools whose profile cannot be used, as logged; round's alone
+	news atomic.Bool // something about a server changed
+
+	// Run's alone: of pools whose profile cannot be used, what was logged, and
+	// when and for which lines all servers were looked at last.
+	complaints map[string]string
+	looked     time.Time
+	lookedFor  uint64
 
 	mu    sync.Mutex
 	hosts map[string]*toldHost // guarded by mu, by peer ID
@@ -77,6 +86,9 @@ func (i *Initialiser) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-tick.C:
+			if !i.due() {
+				continue
+			}
 			if err := i.round(ctx, &wait); err != nil && ctx.Err() == nil {
 				i.log.Error("hosts were not told their profiles; it is tried again", "error", err)
 			}
@@ -84,6 +96,26 @@ func (i *Initialiser) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// Changed says that something about a server is another than before.
+func (i *Initialiser) Changed() { i.news.Store(true) }
+
+// due reports whether all servers are to be looked at: to read them every
+// second would cost too much where there are thousands.
+func (i *Initialiser) due() bool {
+	var lines uint64 // their order does not matter
+	for _, h := range i.fleet.Hosts() {
+		sum := fnv.New64a()
+		sum.Write([]byte(h.PeerID + "\x00" + h.Instance))
+		lines += sum.Sum64()
+	}
+	news := i.news.Swap(false)
+	if !news && lines == i.lookedFor && i.now().Sub(i.looked) < initialiseAgain {
+		return false
+	}
+	i.looked, i.lookedFor = i.now(), lines
+	return true
 }
 
 // errand is what a host is to be told without anybody's asking.
@@ -188,8 +220,12 @@ func (i *Initialiser) send(ctx context.Context, s inventory.Server, host fleet.H
 
 // order has a host carry out a profile, or only look at its steps, and hands on
 // each of its reports. The caller holds the host's busy.
-func (i *Initialiser) order(ctx context.Context, s inventory.Server, host fleet.Host, p *shoalv1.Profile, dryRun bool, each func(*shoalv1.ReportStepsRequest) error) error {
-	defer i.note(s.PeerID, func(h *toldHost) { h.later = i.now().Add(initialiseAgain) })
+func (i *Initialiser) order(ctx context.Context, s inventory.Server, host fleet.Host, p *shoalv1.Profile, dryRun bool, each func(*shoalv1.ReportStepsRequest) error) (err error) {
+	defer func() {
+		if !errors.Is(err, fleet.ErrNotConnected) { // one that comes back is told at once
+			i.note(s.PeerID, func(h *toldHost) { h.later = i.now().Add(initialiseAgain) })
+		}
+	}()
 	if p == nil {
 		p = &shoalv1.Profile{}
 	}
@@ -249,6 +285,7 @@ func (i *Initialiser) note(peerID string, change func(*toldHost)) {
 func (i *Initialiser) heard(peerID, of, wanted string) {
 	if of != wanted {
 		i.note(peerID, func(h *toldHost) { h.told = anything })
+		i.Changed()
 	}
 }
 

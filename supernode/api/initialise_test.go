@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/profile"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/proto/shoal/v1/shoalv1connect"
+	"github.com/shoalproject/shoal/supernode/fleet"
 	"github.com/shoalproject/shoal/supernode/inventory"
 )
 
@@ -51,6 +53,7 @@ type initialised struct {
 	*front
 	*member
 	line  *connect.ServerStreamForClient[shoalv1.Order]
+	cut   context.CancelFunc // of the line
 	tells shoalv1connect.HostServiceClient
 	wait  sync.WaitGroup
 }
@@ -67,13 +70,25 @@ func newInitialised(t *testing.T) *initialised {
 		t.Fatal(err)
 	}
 	i := &initialised{front: f, member: f.join()}
-	i.line = i.watch("host-1")
+	i.open("first")
 	i.tells = shoalv1connect.NewHostServiceClient(i.http, "https://supernode")
 	if _, err := i.tells.ReportFacts(t.Context(), connect.NewRequest(&shoalv1.ReportFactsRequest{Facts: &shoalv1.Facts{Hostname: "host-1", CpuMilli: 1000}})); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(i.wait.Wait)
 	return i
+}
+
+// open opens the line of a process.
+func (i *initialised) open(instance string) {
+	i.front.t.Helper()
+	ctx, cut := context.WithCancel(i.front.t.Context())
+	line, err := i.Watch(ctx, connect.NewRequest(&shoalv1.WatchRequest{Hostname: "host-1", Instance: instance}))
+	if err != nil || !line.Receive() {
+		i.front.t.Fatal(err)
+	}
+	i.line, i.cut = line, cut
+	i.front.t.Cleanup(cut)
 }
 
 // again lets the pause pass after which a host is told again, and looks who is
@@ -91,16 +106,23 @@ func (i *initialised) again(ctx context.Context) {
 func (i *initialised) silent(what string) {
 	i.front.t.Helper()
 	i.again(i.front.t.Context())
+	if i.busy() {
+		i.front.t.Fatalf("%s: it is told something", what)
+	}
+}
+
+// busy reports whether the host is told something.
+func (i *initialised) busy() bool {
 	i.Initialiser.mu.Lock()
 	defer i.Initialiser.mu.Unlock()
-	if h := i.Initialiser.hosts[i.id()]; h != nil && len(h.busy) > 0 {
-		i.front.t.Errorf("%s: it is told something", what)
-	}
+	h := i.Initialiser.hosts[i.id()]
+	return h != nil && len(h.busy) > 0
 }
 
 // ordered is the next order, which is to be of this kind.
 func (i *initialised) ordered(dryRun bool, steps int) *shoalv1.Order {
 	i.front.t.Helper()
+	defer time.AfterFunc(20*time.Second, i.cut).Stop() // else a host that is told nothing waits for ever
 	o := order(i.front.t, i.line)
 	a := o.GetApplyProfile()
 	if a == nil || a.DryRun != dryRun || len(a.Profile.GetSteps()) != steps {
@@ -178,11 +200,7 @@ func TestAHostThatArrivesIsInitialised(t *testing.T) {
 
 	// So is another process of it, and one whose pool has no profile any more.
 	i.line.Close()
-	line, err := i.Watch(t.Context(), connect.NewRequest(&shoalv1.WatchRequest{Hostname: "host-1", Instance: "second"}))
-	if err != nil || !line.Receive() {
-		t.Fatal(err)
-	}
-	i.line = line
+	i.open("second")
 	i.again(t.Context())
 	i.report(i.ordered(true, lightSteps), true, shoalv1.StepStatus_OK)
 	none, no := "", map[string]string{}
@@ -207,11 +225,9 @@ func TestAHostThatTakesNoProfile(t *testing.T) {
 	if err := i.Initialiser.round(t.Context(), &i.wait); err != nil {
 		t.Fatal(err)
 	}
-	i.Initialiser.mu.Lock()
-	if len(i.Initialiser.hosts[i.id()].busy) > 0 {
-		t.Error("it is told again at once")
+	if i.busy() {
+		t.Fatal("it is told again at once")
 	}
-	i.Initialiser.mu.Unlock()
 	i.again(t.Context())
 	refuse(i.ordered(false, lightSteps), false)
 	if s := i.is(inventory.Failed); s.Reason != "not here" {
@@ -329,6 +345,36 @@ func TestInitialiseServer(t *testing.T) {
 	if stream.Receive() || connect.CodeOf(stream.Err()) != connect.CodeFailedPrecondition || !strings.Contains(stream.Err().Error(), "--profile") {
 		t.Errorf("a pool without a profile: %v", stream.Err())
 	}
+}
+
+// TestAllServersAreReadWhenThereIsNews and else now and then.
+func TestAllServersAreReadWhenThereIsNews(t *testing.T) {
+	now, hosts := time.Unix(1700000000, 0), fleet.New()
+	i := NewInitialiser(nil, hosts, func() time.Time { return now }, slog.New(slog.DiscardHandler))
+	is := func(what string, want bool) {
+		t.Helper()
+		if got := i.due(); got != want {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+	is("the start", true)
+	is("no news", false)
+	line, _, err := hosts.Connect(fleet.Host{PeerID: "p", Instance: "1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	is("a line", true)
+	is("the same line", false)
+	if _, _, err := hosts.Connect(fleet.Host{PeerID: "p", Instance: "2"}); err != nil {
+		t.Fatal(err)
+	}
+	line.Close()
+	is("another process", true)
+	i.Changed()
+	is("a change", true)
+	is("the change before", false)
+	now = now.Add(initialiseAgain)
+	is("a while later", true)
 }
 
 func TestListProfiles(t *testing.T) {

@@ -84,6 +84,7 @@ func (s inventoryService) SetPool(ctx context.Context, req *connect.Request[shoa
 	if err != nil {
 		return nil, coded(err)
 	}
+	s.Initialiser.Changed() // its hosts may have another profile
 	return connect.NewResponse(&shoalv1.SetPoolResponse{Pool: poolMessage(p)}), nil
 }
 
