@@ -398,6 +398,13 @@ func (fl *flight) handle() (Blob, *os.File, error) {
 	return fl.blob, nil, nil
 }
 
+// failure is why the flight ended; nil while it lasts, and when it is well.
+func (fl *flight) failure() error {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	return fl.err
+}
+
 // progress is in bytes.
 func (fl *flight) progress() (done, total int64) {
 	fl.mu.Lock()

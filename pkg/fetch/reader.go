@@ -149,6 +149,12 @@ func (r *Reader) prepare() error {
 		}
 	default:
 		r.src = b.NewReader(r.ctx, blob.Range{Start: r.at, End: r.end})
+		// A flight that ended in between has failed the readers of then.
+		if err := r.fl.failure(); err != nil && !r.mayGoPast(err) {
+			err = errors.Join(err, r.src.Close())
+			r.src = nil
+			return err
+		}
 	}
 	return nil
 }

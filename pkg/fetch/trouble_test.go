@@ -227,6 +227,20 @@ func TestASizeThatIsWrongIsNotBelievedAgain(t *testing.T) {
 	})
 }
 
+// A reader that comes while its flight fails hears of it too.
+func TestAReaderThatComesAsTheFlightFails(t *testing.T) {
+	inWorld(t, func(w *world, _ *fetch.Config) {
+		w.store.OnReader = func() { <-time.After(time.Minute) }
+	}, func(w *world) {
+		w.fetcher.BeginPull("liar/image", []blob.Descriptor{{Digest: w.digest, Size: 12345}})
+		req := w.request()
+		req.Size = -1
+		if err := w.read(req, blob.Range{End: -1}); !errors.Is(err, fetch.ErrSize) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
 // What the tracker says is not to be had outside is not begun again for a
 // while; of the own registry it is asked each time, since somebody may push.
 func TestTheTrackersNoIsRemembered(t *testing.T) {

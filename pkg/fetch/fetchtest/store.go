@@ -18,6 +18,8 @@ import (
 // Store keeps blobs in memory; complete ones get a file in a folder.
 type Store struct {
 	dir string
+	// OnReader is called before a reader of a growing blob is made. May be nil.
+	OnReader func()
 
 	mu      sync.Mutex // guards what follows
 	blobs   map[blob.Digest]*Blob
@@ -289,6 +291,9 @@ func (b *Blob) Fail(err error) {
 
 // NewReader implements fetch.Blob.
 func (b *Blob) NewReader(ctx context.Context, r blob.Range) io.ReadCloser {
+	if b.store.OnReader != nil {
+		b.store.OnReader()
+	}
 	out := &reader{ctx: ctx, b: b, at: r.Start, end: r.End}
 	b.mu.Lock()
 	defer b.mu.Unlock()
