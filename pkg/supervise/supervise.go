@@ -93,6 +93,7 @@ type Supervisor struct {
 	have    map[string]*engine.State // guarded by mu: of the last look
 	health  map[string]health        // guarded by mu
 	busy    map[string]bool          // guarded by mu: something is being done
+	looked  bool                     // guarded by mu: what there is was seen in this life
 	sick    error                    // guarded by mu: of the last look at the engine
 	turn    int                      // guarded by mu: grows when something was done
 	// told is the last report that arrived; nil makes one due. Guarded by mu.
@@ -242,7 +243,7 @@ func (s *Supervisor) look(ctx context.Context) time.Duration {
 	if s.sick != nil {
 		s.cfg.Log.Info("what runs the containers answers again")
 	}
-	s.sick = nil
+	s.sick, s.looked = nil, true
 	have := map[string]*engine.State{}
 	for _, c := range list {
 		have[c.ID] = &c
@@ -375,7 +376,8 @@ func (s *Supervisor) Status() *shoalv1.ReportContainersRequest {
 }
 
 // report tells how things stand, when that changes and now and then, until ctx
-// ends.
+// ends. What was not looked at is not told: containers that are not in a report
+// are taken for gone.
 func (s *Supervisor) report(ctx context.Context) {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
@@ -386,7 +388,12 @@ func (s *Supervisor) report(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		now := s.Status()
+		s.mu.Lock()
+		now, looked := s.status(), s.looked
+		s.mu.Unlock()
+		if !looked {
+			continue // the first look makes a report due
+		}
 		if err := s.cfg.Report(ctx, now); err != nil {
 			s.cfg.Log.Debug("how the containers stand was not told", "error", err)
 			continue

@@ -221,9 +221,24 @@ func TestContainersOutliveTheSupervisor(t *testing.T) {
 		h.take(1, again, stopped("b"))
 		wait(time.Minute)
 		h.down()
+		before := len(h.reports)
+		f := &faulty{Engine: h.engine}
+		f.away.Store(true) // at first
+		h.over = f
 		h.up()
+		h.take(1)
+		wait(time.Minute)
+		if n := len(h.reports); n != before {
+			t.Errorf("%d reports were made of what nobody saw", n-before)
+		}
+		f.away.Store(false)
 		wait(time.Minute)
 		h.expect("it is adopted", "a+ b")
+		for _, r := range h.reports[before:] {
+			if len(r.Containers) != 2 || r.Containers[0].State != shoalv1.ContainerStatus_RUNNING {
+				t.Errorf("told of what went on running: %v", r)
+			}
+		}
 		if n := len(h.started("a")); n != 1 {
 			t.Errorf("it was started %d times", n)
 		}
