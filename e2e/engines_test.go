@@ -87,6 +87,14 @@ func TestContainersOnEveryEngine(t *testing.T) {
 	}
 	defer each("remove", (*engineHost).removed)
 	each("place an image of another registry", (*engineHost).fromOutside)
+	each("see one end", func(e *engineHost) error {
+		return e.ends([]string{"exit", "7"}, func(s *shoalv1.ContainerStatus) bool { return s.ExitCode == 7 && s.Restarts > 0 })
+	})
+	each("see one take too much memory", func(e *engineHost) error {
+		return e.ends([]string{"fill", strconv.Itoa(96 << 20)}, func(s *shoalv1.ContainerStatus) bool {
+			return s.ExitCode == 137 && strings.Contains(s.Error, "memory")
+		})
+	})
 	each("place", (*engineHost).place)
 	each("read its log", (*engineHost).log)
 	each("kill the agent", (*engineHost).agentKilled)
@@ -160,6 +168,10 @@ func (e *engineHost) fromOutside() error {
 	if err := e.says("from outside"); err != nil {
 		return err
 	}
+	return e.takenAway()
+}
+
+func (e *engineHost) takenAway() error {
 	_, err := e.placements().RemovePlacement(e.ctx, connect.NewRequest(&shoalv1.RemovePlacementRequest{Name: e.name()}))
 	for deadline := time.Now().Add(healthyIn); err == nil && time.Now().Before(deadline); <-time.After(100 * time.Millisecond) {
 		if _, gone := e.status(); connect.CodeOf(gone) == connect.CodeNotFound {
@@ -167,6 +179,35 @@ func (e *engineHost) fromOutside() error {
 		}
 	}
 	return fmt.Errorf("it was not removed: %w", err)
+}
+
+// ends places what cannot stay, waits until the supernode is told how it ended,
+// and takes it away.
+func (e *engineHost) ends(args []string, told func(*shoalv1.ContainerStatus) bool) error {
+	if e.pretends {
+		return nil
+	}
+	service := e.service("v1")
+	service.Args, service.Ports = args, nil
+	ctx, cancel := context.WithCancel(e.ctx)
+	defer cancel()
+	stream, err := e.placements().Place(ctx, connect.NewRequest(&shoalv1.PlaceRequest{
+		Name: e.name(), Pool: e.pool, Replicas: 1, Service: service,
+	}))
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	var last any
+	for deadline := time.Now().Add(healthyIn); time.Now().Before(deadline); <-time.After(50 * time.Millisecond) {
+		c, err := e.status()
+		if last = c; err != nil {
+			last = err
+		} else if c.Status != nil && told(c.Status) {
+			return e.takenAway()
+		}
+	}
+	return fmt.Errorf("it stands at %v", last)
 }
 
 func (e *engineHost) place() error {
