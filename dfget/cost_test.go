@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,9 +24,10 @@ import (
 type costsDouble struct {
 	shoalv1connect.UnimplementedCostServiceHandler
 	get    *shoalv1.GetCostRequest
-	export *shoalv1.ExportCostRequest
 	budget *shoalv1.Budget
-	breaks bool // the export breaks off
+	// A client that has seen enough does not wait for the end of a stream.
+	export atomic.Pointer[shoalv1.ExportCostRequest]
+	breaks atomic.Bool // the export breaks off
 }
 
 func (d *costsDouble) GetCost(_ context.Context, r *connect.Request[shoalv1.GetCostRequest]) (*connect.Response[shoalv1.GetCostResponse], error) {
@@ -39,13 +41,13 @@ func (d *costsDouble) GetCost(_ context.Context, r *connect.Request[shoalv1.GetC
 }
 
 func (d *costsDouble) ExportCost(_ context.Context, r *connect.Request[shoalv1.ExportCostRequest], stream *connect.ServerStream[shoalv1.ExportCostChunk]) error {
-	d.export = r.Msg
+	d.export.Store(r.Msg)
 	for _, line := range []string{"one\n", "two\n"} {
 		if err := stream.Send(&shoalv1.ExportCostChunk{Data: []byte(line)}); err != nil {
 			return err
 		}
 	}
-	if d.breaks {
+	if d.breaks.Load() {
 		return connect.NewError(connect.CodeUnavailable, errors.New("going"))
 	}
 	return nil
@@ -97,8 +99,8 @@ func TestACostIsShown(t *testing.T) {
 func TestACostIsExported(t *testing.T) {
 	d := &costsDouble{}
 	run := runCosts(t, d)
-	if status, out, said := run("cost --format csv --pool web"); status != exitDone || out != "one\ntwo\n" || d.export.Format != "csv" || d.export.Pool != "web" {
-		t.Errorf("status %d, %v, %q, %s", status, d.export, out, said)
+	if status, out, said := run("cost --format csv --pool web"); status != exitDone || out != "one\ntwo\n" || d.export.Load().GetFormat() != "csv" || d.export.Load().GetPool() != "web" {
+		t.Errorf("status %d, %v, %q, %s", status, d.export.Load(), out, said)
 	}
 	file := filepath.Join(t.TempDir(), "x.jsonl")
 	if status, out, said := run("cost --format json -O " + file); status != exitDone || out != "" {
@@ -110,7 +112,7 @@ func TestACostIsExported(t *testing.T) {
 	if status, _, _ := run("cost --format json -O " + file); status != exitFailed {
 		t.Errorf("a file that is there was written over: status %d", status)
 	}
-	d.breaks = true
+	d.breaks.Store(true)
 	part := filepath.Join(t.TempDir(), "part.csv")
 	if status, _, _ := run("cost --format csv -O " + part); status != exitFailed {
 		t.Errorf("half an export: status %d", status)
