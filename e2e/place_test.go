@@ -226,3 +226,61 @@ func (f *fleet) overcommit() {
 		}
 	}
 }
+
+// TestUpdateAndMove brings new versions in, good and bad ones, and empties a
+// host: the service answers all the while.
+func TestUpdateAndMove(t *testing.T) {
+	f := buildFleet(t, poolPlan{name: "core", tier: "core", engine: "containerd-2.4", hosts: 3, link: quick})
+	for i, tag := range []string{"v1", "v2"} {
+		f.push("demo/service", tag, image.Spec{Line: "this is " + tag, Layers: []int64{4 << 20}, Seed: uint64(74 + i)})
+	}
+	f.must(cluster.AdminUser, "place", f.supernode.Ref("demo/service", "v1"), "--name", "svc", "--pool", "core", "--replicas", "2",
+		"--spread", "host", "--port", "8080", "--env", "GREETING=one", "--memory", "64MiB", "--", "serve", "8080")
+	f.must(cluster.AdminUser, "place", "update", "svc", "--image", f.supernode.Ref("demo/service", "v2"), "--env", "GREETING=two")
+	p := f.placement("svc")
+	f.serves(p, "two")
+	f.prepulledBeforeTheFirstStop(p)
+	if out := f.must(cluster.AdminUser, "place", "logs", "svc"); strings.Count(out, "this is v2") != 2 {
+		t.Errorf("logs after the update: %q", out)
+	}
+
+	out, status := f.run(cluster.AdminUser, "place", "update", "svc", "--env", "GREETING=three", "--", "exit", "3")
+	if status != exitFailed || !strings.Contains(out, "3") {
+		t.Errorf("an update that ends at once: exit status %d: %s", status, out)
+	}
+	p = f.placement("svc")
+	f.serves(p, "two")
+
+	leaves := p.Containers[0].Server
+	f.must(cluster.AdminUser, "server", "drain", leaves)
+	f.eventually(time.Minute, "the service has moved", func() bool {
+		p = f.placement("svc")
+		return p.Healthy == 2 && len(p.Containers) == 2 && !slices.ContainsFunc(p.Containers, func(c *shoalv1.PlacedContainer) bool { return c.Server == leaves })
+	})
+	f.serves(p, "two")
+	f.must(cluster.AdminUser, "place", "rollback", "svc", "--revision", "1")
+	f.serves(f.placement("svc"), "one")
+}
+
+// serves checks that both containers run and say the greeting.
+func (f *fleet) serves(p *shoalv1.Placement, greeting string) {
+	f.t.Helper()
+	if p.Phase != "running" || p.Healthy != 2 || len(p.Containers) != 2 {
+		f.t.Errorf("%s: %s", p.Name, describe(p))
+	}
+	for _, c := range p.Containers {
+		if said := f.greeting(c.Server, 8080); said != greeting {
+			f.t.Errorf("on %s it says %q, not %q", c.Server, said, greeting)
+		}
+	}
+}
+
+// prepulledBeforeTheFirstStop: all hosts had the new version before the first
+// old container was ended, and so before the first new one started.
+func (f *fleet) prepulledBeforeTheFirstStop(p *shoalv1.Placement) {
+	f.t.Helper()
+	ready, ordered := gate(p)
+	if ready.IsZero() || !ready.Before(ordered) {
+		f.t.Errorf("the last host had the new version at %s, the first change was ordered at %s", ready, ordered)
+	}
+}
