@@ -117,7 +117,11 @@ func StartDocker(t testing.TB, binary string, probe func(ctx context.Context, so
 		t.Fatal(err)
 	}
 	d.Start()
-	t.Cleanup(d.Stop)
+	t.Cleanup(func() {
+		d.Stop()
+		// dockerd leaves the network of containers that shared the host's mounted.
+		_ = syscall.Unmount(filepath.Join(dir, "exec", "netns", "default"), syscall.MNT_DETACH)
+	})
 	return d
 }
 
