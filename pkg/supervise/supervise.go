@@ -41,10 +41,12 @@ const (
 	grace = 10 * time.Second
 	// actionsAtOnce bounds what is done side by side.
 	actionsAtOnce = 8
-	// lookEvery is the longest time between two looks while all is well, and
-	// lookSoon while a container is not healthy yet.
+	// lookEvery is the longest time between two looks while all is well,
+	// lookOften while a container is not healthy, and lookSoon while it is young.
 	lookEvery = 5 * time.Second
-	lookSoon  = 500 * time.Millisecond
+	lookOften = time.Second
+	lookSoon  = 200 * time.Millisecond
+	youngFor  = 10 * time.Second
 	// gatherFor lets words that come together be one look.
 	gatherFor = 20 * time.Millisecond
 	// reportEvery is how often is told how things stand while nothing changes.
@@ -259,8 +261,12 @@ func (s *Supervisor) look(ctx context.Context) time.Duration {
 		if state != nil && state.Running {
 			ports := len(want[id].GetPorts())
 			s.health[id] = s.health[id].next(ports, answers[id], now.Sub(state.Started))
-			if !s.health[id].good {
+			switch running := now.Sub(state.Started); {
+			case s.health[id].good:
+			case running < youngFor:
 				wait = min(wait, lookSoon)
+			default:
+				wait = min(wait, lookOften)
 			}
 		} else {
 			delete(s.health, id)
