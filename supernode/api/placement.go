@@ -111,7 +111,7 @@ func (s placementService) follow(ctx context.Context, record placement.Record, s
 		if err != nil {
 			return coded(err)
 		}
-		if err := stream.Send(updateMessage(v, change, true)); err != nil {
+		if err := stream.Send(updateMessage(v, record.Pool, change)); err != nil {
 			return err
 		}
 		select {

@@ -87,9 +87,14 @@ func verdictMessages(list []placement.Verdict) []*shoalv1.Verdict {
 	return out
 }
 
-// updateMessage is how a change stands; done when it is over.
-func updateMessage(v placement.View, change string, whole bool) *shoalv1.PlaceUpdate {
-	out := &shoalv1.PlaceUpdate{Phase: v.Phase, Verdicts: verdictMessages(v.Verdicts), Prepulls: prepullMessages(v.Prepulls), Placement: placementMessage(v, whole)}
+// updateMessage is how a change stands, for who may deploy on the pool; done
+// when it is over. Of a placement on another pool, which has the name by now,
+// nothing is told.
+func updateMessage(v placement.View, pool, change string) *shoalv1.PlaceUpdate {
+	out := &shoalv1.PlaceUpdate{}
+	if v.Pool == pool {
+		out = &shoalv1.PlaceUpdate{Phase: v.Phase, Verdicts: verdictMessages(v.Verdicts), Prepulls: prepullMessages(v.Prepulls), Placement: placementMessage(v, true)}
+	}
 	if v.Change != nil && v.Change.ID == change {
 		out.Phase, out.Message = v.Change.Phase(), v.Change.Reason
 		return out

@@ -300,3 +300,18 @@ func TestWhoMayChangeAPlacement(t *testing.T) {
 		t.Errorf("a stranger lists: %s", response.Status)
 	}
 }
+
+// Who follows a change sees nothing of another pool's placement that has got
+// the name meanwhile.
+func TestFollowingEndsAtThePool(t *testing.T) {
+	v := placement.View{Record: placement.Record{
+		Name: "app", Pool: "other", Revisions: []placement.Revision{{Service: placement.Service{Env: []string{"PASSWORD=do-not-tell"}}}},
+		Verdicts: []placement.Verdict{{Name: "h9"}}, Prepulls: []placement.Prepull{{Host: "h9"}},
+	}}
+	if m := updateMessage(v, "other", "old"); m.Placement.GetName() != "app" || len(m.Verdicts)+len(m.Prepulls) != 2 {
+		t.Errorf("%v", m)
+	}
+	if m := updateMessage(v, "web", "old"); !m.Done || m.Error == "" || m.Placement != nil || len(m.Verdicts)+len(m.Prepulls) != 0 {
+		t.Errorf("%v", m)
+	}
+}

@@ -217,6 +217,7 @@ func (r *Runner) Report(ctx context.Context, server string, m *shoalv1.ReportCon
 	for _, c := range m.Containers {
 		if slices.ContainsFunc(v.value.Claims, func(own Claim) bool { return own.ID == c.Id }) {
 			c.Error = strings.ToValidUTF8(c.Error[:min(len(c.Error), maxSaid)], "?")
+			c.ProtoReflect().SetUnknown(nil) // it is kept: nothing of any length
 			next.containers[c.Id] = c
 		}
 	}

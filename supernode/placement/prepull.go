@@ -199,10 +199,24 @@ func (f *fetch) ended(end fetchEnd) {
 	if end.err == nil {
 		p.State, p.Ready, p.Done = PrepullReady, f.r.cfg.Now(), p.Total
 	} else {
-		p.State, p.Error = PrepullFailed, end.err.Error()
+		p.State, p.Error = PrepullFailed, brief(end.err)
 	}
 	f.states[end.server] = p
 	f.show(p)
+}
+
+// maxBrief bounds what is written down of a host's error, in bytes: a thousand
+// of them have to fit one commit.
+const maxBrief = 200
+
+// brief is an error as it is written down. A host's own words may be of any
+// length.
+func brief(err error) string {
+	text := strings.ToValidUTF8(err.Error(), "?")
+	if len(text) > maxBrief {
+		text = strings.ToValidUTF8(text[:maxBrief], "") + "…"
+	}
+	return text
 }
 
 // show makes a host's state visible to those who watch.
@@ -262,7 +276,7 @@ func (r *Runner) replace(ctx context.Context, v versioned[Record], f *fetch, fai
 	if c.Avoid == nil {
 		c.Avoid = map[string]string{}
 	}
-	c.Avoid[failed.server] = failed.err.Error()
+	c.Avoid[failed.server] = brief(failed.err)
 	c.Spares = slices.DeleteFunc(c.Spares, func(s string) bool { return s == failed.server })
 	var left []Move
 	for i := range c.Moves {
@@ -280,7 +294,7 @@ func (r *Runner) replace(ctx context.Context, v versioned[Record], f *fetch, fai
 		}
 		m.Server, m.Host = next, f.label(next)
 		p := f.states[failed.server]
-		p.State, p.Error = PrepullReplaced, failed.err.Error()
+		p.State, p.Error = PrepullReplaced, brief(failed.err)
 		f.states[failed.server] = p
 		f.show(p)
 	}

@@ -27,6 +27,7 @@ type pond struct {
 	meta  *meta.Memory
 	store *mortal
 	twin  *Memory
+	over  Engine // what the supernode sees of it; nil is all
 
 	mu     sync.Mutex
 	hosts  []Host // guarded by mu
@@ -131,7 +132,11 @@ func (p *pond) start(dies int, before bool) {
 	if dies == 0 {
 		p.store.left = -1
 	}
-	r := New(Config{Meta: p.store, World: p, Engine: p.twin, Now: time.Now})
+	engine := p.over
+	if engine == nil {
+		engine = p.twin
+	}
+	r := New(Config{Meta: p.store, World: p, Engine: engine, Now: time.Now})
 	p.mu.Lock()
 	p.runner = r
 	p.mu.Unlock()

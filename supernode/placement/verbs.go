@@ -44,10 +44,29 @@ func (o Order) check() error {
 		return fmt.Errorf("the tier %.70q is %w: core or light", o.Tier, ErrInvalid)
 	case !slices.Contains([]Spread{Packed, SpreadHost, SpreadRack, SpreadZone}, o.Spread):
 		return fmt.Errorf("the spread %.70q is %w: rack, zone, host or none", o.Spread, ErrInvalid)
-	case o.Deadline < 0 || o.Deadline > 24*time.Hour || o.Spares > MaxReplicas || len(o.Tolerate) > 20:
-		return fmt.Errorf("a deadline of %v with %d spares and %d tolerated taints is %w", o.Deadline, o.Spares, len(o.Tolerate), ErrInvalid)
+	case o.Spares > MaxReplicas || len(o.Tolerate) > 20:
+		return fmt.Errorf("%d spares and %d tolerated taints are %w: at most %d and 20", o.Spares, len(o.Tolerate), ErrInvalid, MaxReplicas)
+	case len(o.Class) > maxWord || slices.ContainsFunc(o.Tolerate, func(t string) bool { return len(t) > maxWord }):
+		return fmt.Errorf("a hardware class or taint is %w: at most %d bytes", ErrInvalid, maxWord)
+	}
+	if err := checkDeadline(o.Deadline); err != nil {
+		return err
 	}
 	return o.Service.check()
+}
+
+const (
+	// maxWord bounds a hardware class and a taint, in bytes.
+	maxWord = 255
+	// maxDeadline keeps a change from holding capacity for ever.
+	maxDeadline = 24 * time.Hour
+)
+
+func checkDeadline(d time.Duration) error {
+	if d < 0 || d > maxDeadline {
+		return fmt.Errorf("a deadline of %v is %w: at most %v", d, ErrInvalid, maxDeadline)
+	}
+	return nil
 }
 
 func (s Service) check() error {
@@ -118,8 +137,15 @@ func (r *Runner) Explain(ctx context.Context, o Order) (Plan, error) {
 	return Make(query, hosts)
 }
 
-// Place begins a placement. A failed one of that name is replaced. It returns
-// when that is written down; Watch says how it goes on.
+// replaceable reports whether nothing of a placement came to be, so that one of
+// its name may take its place: on the same pool only, since who deploys on
+// another one has no say about it.
+func (r *Record) replaceable(pool string) bool {
+	return r.Pool == pool && r.Phase == PhaseFailed && r.Change == nil && !r.Removing && len(r.Containers) == 0
+}
+
+// Place begins a placement. A failed one of that name and pool is replaced. It
+// returns when that is written down; Watch says how it goes on.
 func (r *Runner) Place(ctx context.Context, o Order) (Record, error) {
 	if err := o.check(); err != nil {
 		return Record{}, err
@@ -128,7 +154,7 @@ func (r *Runner) Place(ctx context.Context, o Order) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	if v.revision != 0 && (v.value.Phase != PhaseFailed || v.value.Change != nil || v.value.Removing || len(v.value.Containers) > 0) {
+	if v.revision != 0 && !v.value.replaceable(o.Pool) {
 		return Record{}, fmt.Errorf("%w: %q", ErrExists, o.Name)
 	}
 	v.value = o.record(r.cfg.Now())
@@ -190,6 +216,9 @@ func (r *Runner) Scale(ctx context.Context, name string, replicas int) (Record, 
 // Update brings in a new version of the service, as edit makes it of the one
 // that is in force.
 func (r *Runner) Update(ctx context.Context, name, by string, deadline time.Duration, edit func(Record, Service) (Service, error)) (Record, error) {
+	if err := checkDeadline(deadline); err != nil {
+		return Record{}, err
+	}
 	record, err := r.change(ctx, name, func(record *Record) error {
 		if err := record.idle(); err != nil {
 			return err
