@@ -156,6 +156,9 @@ func (i *initialised) tell(r *shoalv1.ReportStepsRequest) {
 func (i *initialised) is(phase inventory.Phase) inventory.Server {
 	i.front.t.Helper()
 	s, err := i.Inventory.OfPeer(i.front.t.Context(), i.id())
+	if err == nil {
+		s, err = i.Inventory.Server(i.front.t.Context(), s.ID) // with its steps
+	}
 	if err != nil || s.Phase != phase {
 		i.front.t.Fatalf("the server is %s (%s), want %s; %v", s.Phase, s.Reason, phase, err)
 	}

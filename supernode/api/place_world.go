@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,10 +36,6 @@ func (w World) Hosts(ctx context.Context, pool string, image *placement.Image, s
 	if err != nil {
 		return nil, err
 	}
-	of, err := w.Inventory.Pool(ctx, pool)
-	if err != nil && !errors.Is(err, inventory.ErrNoPool) {
-		return nil, err
-	}
 	connected := map[string]bool{}
 	for _, h := range w.Fleet.Hosts() {
 		connected[h.PeerID] = true
@@ -47,26 +44,69 @@ func (w World) Hosts(ctx context.Context, pool string, image *placement.Image, s
 	if image != nil {
 		holds = w.holders(image.Parts)
 	}
+	pools := map[string]inventory.Pool{}
 	var out []placement.Host
 	for _, s := range servers {
-		if s.Phase == inventory.Imported || s.Phase == inventory.Retired {
+		if !placeable(s) {
 			continue
 		}
-		h := placement.Host{
-			Server: s.ID, Name: s.Name, PeerID: s.PeerID, Pool: s.Pool, Phase: string(s.Phase), Connected: connected[s.PeerID],
-			Tier: of.Tier, Class: s.HardwareClass, Taints: slices.Concat(of.Taints, s.Taints), Holds: holds[s.PeerID],
+		of, known := pools[s.Pool]
+		if !known {
+			if of, err = w.pool(ctx, s.Pool); err != nil {
+				return nil, err
+			}
+			pools[s.Pool] = of
 		}
-		if h.Class == "" {
-			h.Class = of.HardwareClass
-		}
-		if f := s.Facts; f != nil {
-			h.Engine, h.Platform, h.Rack, h.Zone = f.Engine, "linux/"+f.Arch, f.Rack, f.Zone
-			h.CPU, h.Memory = f.CpuMilli, f.MemoryBytes
-			h.Unpacked = service != nil && slices.Contains(f.Images, service.Digest)
-		}
+		h := placeHost(s, of, connected[s.PeerID])
+		h.Holds = holds[s.PeerID]
+		h.Unpacked = service != nil && slices.Contains(s.Facts.GetImages(), service.Digest)
 		out = append(out, h)
 	}
 	return out, nil
+}
+
+// Host implements placement.World.
+func (w World) Host(ctx context.Context, server string) (*placement.Host, error) {
+	s, err := w.Inventory.ByID(ctx, server)
+	if errors.Is(err, inventory.ErrNoServer) || err == nil && !placeable(s) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	of, err := w.pool(ctx, s.Pool)
+	if err != nil {
+		return nil, err
+	}
+	h := placeHost(s, of, w.Fleet.Connected(s.PeerID))
+	return &h, nil
+}
+
+// pool is one that hosts joined, whether anybody made it or not.
+func (w World) pool(ctx context.Context, name string) (inventory.Pool, error) {
+	of, err := w.Inventory.Pool(ctx, name)
+	if errors.Is(err, inventory.ErrNoPool) {
+		err = nil
+	}
+	return of, err
+}
+
+// placeable reports whether placing knows of a server at all.
+func placeable(s inventory.Server) bool {
+	return s.Phase != inventory.Imported && s.Phase != inventory.Retired
+}
+
+// placeHost is a server as far as placing goes.
+func placeHost(s inventory.Server, of inventory.Pool, connected bool) placement.Host {
+	h := placement.Host{
+		Server: s.ID, Name: s.Name, PeerID: s.PeerID, Pool: s.Pool, Phase: string(s.Phase), Connected: connected,
+		Tier: of.Tier, Class: cmp.Or(s.HardwareClass, of.HardwareClass), Taints: slices.Concat(of.Taints, s.Taints),
+	}
+	if f := s.Facts; f != nil {
+		h.Engine, h.Platform, h.Rack, h.Zone = f.Engine, "linux/"+f.Arch, f.Rack, f.Zone
+		h.CPU, h.Memory = f.CpuMilli, f.MemoryBytes
+	}
+	return h
 }
 
 // holders are who has which of an image's blobs whole, as the tracker heard.

@@ -334,7 +334,7 @@ func (s placementService) ReadLogs(ctx context.Context, req *connect.Request[sho
 	lines := make(chan error, len(from))
 	for _, c := range from {
 		wait.Go(func() {
-			lines <- s.readLog(ctx, v.Pool, c, m, func(line *shoalv1.LogLine) error {
+			lines <- s.readLog(ctx, c, m, func(line *shoalv1.LogLine) error {
 				mu.Lock()
 				defer mu.Unlock()
 				return stream.Send(line)
@@ -358,9 +358,9 @@ func (s placementService) ReadLogs(ctx context.Context, req *connect.Request[sho
 
 // readLog reads one container's log; that its host cannot be read is told as a
 // line.
-func (s placementService) readLog(ctx context.Context, pool string, c placement.Placed, m *shoalv1.ReadLogsRequest, send func(*shoalv1.LogLine) error) error {
+func (s placementService) readLog(ctx context.Context, c placement.Placed, m *shoalv1.ReadLogsRequest, send func(*shoalv1.LogLine) error) error {
 	var sent error
-	err := s.Placements.Logs(ctx, pool, c.Server, c.ID, int(m.Tail), m.Follow, func(data []byte) error {
+	err := s.Placements.Logs(ctx, c.Server, c.ID, int(m.Tail), m.Follow, func(data []byte) error {
 		sent = send(&shoalv1.LogLine{Container: c.ID, Server: c.Host, Data: data})
 		return sent
 	})

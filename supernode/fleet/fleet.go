@@ -185,6 +185,13 @@ func (f *Fleet) Hosts() []Host {
 	return out
 }
 
+// Connected reports whether a host has its line open.
+func (f *Fleet) Connected(peerID string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lines[peerID] != nil
+}
+
 // Tell sends an order that needs no answer to every connected host. The line
 // of a host that has too many orders waiting is closed: when it comes back it
 // is told how things stand.

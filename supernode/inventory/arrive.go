@@ -308,3 +308,26 @@ func (i *Inventory) changePeer(ctx context.Context, peerID, what string, edit fu
 	}
 	return nil
 }
+
+// ByID returns one by its ID, without its steps, which may be long. The error
+// wraps ErrNoServer.
+func (i *Inventory) ByID(ctx context.Context, id string) (Server, error) {
+	s, _, err := i.readServer(ctx, id)
+	if err != nil {
+		return Server{}, fmt.Errorf("look server %s up: %w", id, err)
+	}
+	if s == nil {
+		return Server{}, fmt.Errorf("%.70q: %w", id, ErrNoServer)
+	}
+	return *s, nil
+}
+
+// OfPeer finds the server of a peer, whatever its phase, without its steps.
+// The error wraps ErrNoServer.
+func (i *Inventory) OfPeer(ctx context.Context, peerID string) (Server, error) {
+	id, err := i.idOfPeer(ctx, peerID)
+	if err != nil {
+		return Server{}, fmt.Errorf("look the server of a peer up: %w", err)
+	}
+	return i.ByID(ctx, id)
+}

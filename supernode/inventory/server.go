@@ -218,16 +218,6 @@ func (i *Inventory) Servers(ctx context.Context, pool string) ([]Server, error) 
 	return list, nil
 }
 
-// OfPeer finds the server of a peer, whatever its phase. The error wraps
-// ErrNoServer.
-func (i *Inventory) OfPeer(ctx context.Context, peerID string) (Server, error) {
-	id, err := i.idOfPeer(ctx, peerID)
-	if err != nil {
-		return Server{}, fmt.Errorf("look the server of a peer up: %w", err)
-	}
-	return i.Server(ctx, id)
-}
-
 func (i *Inventory) idOfPeer(ctx context.Context, peerID string) (string, error) {
 	if peerID == "" {
 		return "", nil

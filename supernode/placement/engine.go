@@ -35,9 +35,13 @@ type Image struct {
 // World is what a Runner knows of hosts and images. Each is asked anew when
 // something is decided.
 type World interface {
-	// Hosts lists all servers of a pool, those that are away too; Holds and
-	// Unpacked say how they stand to the image, when one is named.
+	// Hosts lists all servers of a pool, or of all pools for "", those that are
+	// away too; Holds and Unpacked say how they stand to the image, when one is
+	// named.
 	Hosts(ctx context.Context, pool string, image *Image, service *Service) ([]Host, error)
+	// Host looks one server up, whatever its pool; nil is one that is not there.
+	// It is for what is done for each of many servers.
+	Host(ctx context.Context, server string) (*Host, error)
 	// Quota is what the containers of a pool may take together; 0 is no limit.
 	Quota(ctx context.Context, pool string) (Need, error)
 	// Image describes an image. What cannot be found out is left empty.

@@ -29,39 +29,37 @@ func (r *Runner) lookAfter(ctx context.Context, first bool) error {
 	if err != nil {
 		return err
 	}
+	hosts, err := r.hostsByID(ctx, "")
+	if err != nil {
+		return err
+	}
 	pools := map[string]map[string]*Host{}
-	hosts := func(pool string) (map[string]*Host, error) {
-		if pools[pool] == nil {
-			list, err := r.hostsByID(ctx, pool)
-			if err != nil {
-				return nil, err
-			}
-			pools[pool] = list
+	for server, h := range hosts {
+		if pools[h.Pool] == nil {
+			pools[h.Pool] = map[string]*Host{}
 		}
-		return pools[pool], nil
+		pools[h.Pool][server] = h
 	}
 	var errs []error
 	for server, v := range hostRecords {
-		list, err := hosts(v.value.Pool)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		errs = append(errs, r.lookAfterHost(ctx, v.value, list[server]))
+		errs = append(errs, r.lookAfterHost(ctx, v.value, hosts[server]))
 	}
 	for i := range records {
-		list, err := hosts(records[i].Pool)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if first || records[i].Change != nil || records[i].Removing {
+		if first || records[i].Change != nil || records[i].Removing || r.stopped(records[i].Name) {
 			r.drive(records[i].Name)
 			continue
 		}
-		errs = append(errs, r.repair(ctx, &records[i], list))
+		errs = append(errs, r.repair(ctx, &records[i], pools[records[i].Pool]))
 	}
 	return errors.Join(errs...)
+}
+
+// stopped reports whether a placement did not come to where it was going: what
+// its hosts are to run may be behind what its record says.
+func (r *Runner) stopped(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.undone[name]
 }
 
 // lookAfterHost notes whether a host is away and tells it again what it has
@@ -312,11 +310,10 @@ func (r *Runner) assignOne(ctx context.Context, server string) error {
 	if err != nil {
 		return err
 	}
-	hosts, err := r.hostsByID(ctx, v.value.Pool)
+	h, err := r.hostByID(ctx, server)
 	if err != nil {
 		return err
 	}
-	h := hosts[server]
 	if h == nil || !h.Connected {
 		return nil // it is told when it is back
 	}

@@ -262,6 +262,15 @@ func (h HostRecord) used() (n Need) {
 	return n
 }
 
+// takes is what all claims hold together, without their ports.
+func (h HostRecord) takes() (n Need) {
+	for _, c := range h.Claims {
+		n.CPU += c.Need.CPU
+		n.Memory += c.Need.Memory
+	}
+	return n
+}
+
 // revision finds a version of the service.
 func (r *Record) revision(number int64) (Revision, bool) {
 	i := slices.IndexFunc(r.Revisions, func(v Revision) bool { return v.Number == number })

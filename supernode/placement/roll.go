@@ -259,14 +259,20 @@ func (r *Runner) roll(ctx context.Context, v versioned[Record]) error {
 // room for both and no port is shared, else in its place.
 func (r *Runner) order(ctx context.Context, record *Record, m *Move) error {
 	m.State, m.Since = moveBoth, r.cfg.Now()
-	hosts, err := r.hostsByID(ctx, record.Pool)
+	old, _ := record.container(m.Old)
+	if old.Server != m.Server {
+		h, err := r.hostByID(ctx, old.Server)
+		if err != nil {
+			return err
+		}
+		if h == nil || !h.Connected {
+			m.State = moveSwapped
+			return nil
+		}
+	}
+	h, err := r.hostByID(ctx, m.Server)
 	if err != nil {
 		return err
-	}
-	old, _ := record.container(m.Old)
-	if h := hosts[old.Server]; old.Server != m.Server && (h == nil || !h.Connected) {
-		m.State = moveSwapped
-		return nil
 	}
 	v, err := read[HostRecord](ctx, r.cfg.Meta, hostPrefix+m.Server)
 	if err != nil {
@@ -278,7 +284,7 @@ func (r *Runner) order(ctx context.Context, record *Record, m *Move) error {
 			want = append(want, s.Claim)
 		}
 	}
-	if _, _, _, err := adjust(v.value, record.Name, want, hosts[m.Server]); err != nil {
+	if _, _, _, err := adjust(v.value, record.Name, want, h); err != nil {
 		m.State = record.instead(*m)
 	}
 	return nil

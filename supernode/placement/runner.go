@@ -66,6 +66,7 @@ type Runner struct {
 	away     map[string]time.Time          // guarded by mu; since when a server is seen to be away
 	rests    map[string]time.Time          // guarded by mu; until when a placement's repair rests
 	sending  map[string]bool               // guarded by mu; servers that are being told; true: tell again
+	undone   map[string]bool               // guarded by mu; placements that stopped at an error
 }
 
 // report is what a host said last of its containers.
@@ -92,7 +93,7 @@ func New(cfg Config) *Runner {
 	}
 	return &Runner{
 		cfg: cfg, driven: map[string]bool{}, changed: map[string]chan struct{}{}, fetching: map[string]map[string]Prepull{},
-		reports: map[string]report{}, away: map[string]time.Time{}, rests: map[string]time.Time{}, sending: map[string]bool{},
+		reports: map[string]report{}, away: map[string]time.Time{}, rests: map[string]time.Time{}, sending: map[string]bool{}, undone: map[string]bool{},
 	}
 }
 
@@ -167,10 +168,14 @@ func (r *Runner) drive(name string) {
 	r.mu.Unlock()
 	started := r.start(func(ctx context.Context) {
 		for again := true; again; {
-			if err := r.advance(ctx, name); err != nil && ctx.Err() == nil {
+			err := r.advance(ctx, name)
+			if err != nil && ctx.Err() == nil {
 				r.cfg.Log.Error("a placement does not go on; it is tried again", "placement", name, "error", err)
 			}
 			r.mu.Lock()
+			if delete(r.undone, name); err != nil {
+				r.undone[name] = true
+			}
 			again = r.driven[name] && ctx.Err() == nil
 			if r.driven[name] = false; !again {
 				delete(r.driven, name)
@@ -275,12 +280,15 @@ func (r *Runner) remains(ctx context.Context, record *Record) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	hosts, err := r.hostsByID(ctx, record.Pool)
-	if err != nil {
-		return false, err
-	}
 	for server, v := range all {
-		if slices.ContainsFunc(v.value.Claims, func(c Claim) bool { return c.Placement == record.Name }) && !r.lost(server, hosts[server]) {
+		if !slices.ContainsFunc(v.value.Claims, func(c Claim) bool { return c.Placement == record.Name }) {
+			continue
+		}
+		h, err := r.hostByID(ctx, server)
+		if err != nil {
+			return false, err
+		}
+		if !r.lost(server, h) {
 			return true, nil
 		}
 	}
@@ -340,11 +348,20 @@ func (r *Runner) news(name string) <-chan struct{} {
 	return ch
 }
 
-// hostsByID reads the servers of a pool.
+// hostByID looks one server up, whatever its pool; nil is one that is not there.
+func (r *Runner) hostByID(ctx context.Context, server string) (*Host, error) {
+	h, err := r.cfg.World.Host(ctx, server)
+	if err != nil {
+		return nil, fmt.Errorf("look up server %s: %w", server, err)
+	}
+	return h, nil
+}
+
+// hostsByID reads the servers of a pool, or of all pools for "".
 func (r *Runner) hostsByID(ctx context.Context, pool string) (map[string]*Host, error) {
 	hosts, err := r.cfg.World.Hosts(ctx, pool, nil, nil)
 	if err != nil {
-		return nil, fmt.Errorf("list the hosts of pool %s: %w", pool, err)
+		return nil, fmt.Errorf("list the hosts of pool %q: %w", pool, err)
 	}
 	out := make(map[string]*Host, len(hosts))
 	for i := range hosts {

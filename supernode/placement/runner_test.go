@@ -32,6 +32,7 @@ type pond struct {
 	mu     sync.Mutex
 	hosts  []Host // guarded by mu
 	quota  Need   // guarded by mu
+	lists  int    // guarded by mu; how often all hosts were listed
 	runner *Runner
 	stop   func()
 }
@@ -63,14 +64,28 @@ func newPond(t *testing.T, hosts int) *pond {
 func (p *pond) Hosts(_ context.Context, pool string, _ *Image, _ *Service) ([]Host, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.lists++
 	var out []Host
 	for _, h := range p.hosts {
 		h.Connected = p.twin.Up(h.Server)
-		if h.Pool == pool {
+		if pool == "" || h.Pool == pool {
 			out = append(out, h)
 		}
 	}
 	return out, nil
+}
+
+// Host implements World.
+func (p *pond) Host(_ context.Context, server string) (*Host, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, h := range p.hosts {
+		if h.Server == server {
+			h.Connected = p.twin.Up(server)
+			return &h, nil
+		}
+	}
+	return nil, nil
 }
 
 // Quota implements World.

@@ -35,7 +35,7 @@ func (r *Runner) survey(ctx context.Context, pool string, s Service) (Image, []H
 	var used Need
 	for _, v := range records {
 		if v.value.Pool == pool {
-			used = used.plus(v.value.used())
+			used = used.plus(v.value.takes())
 		}
 	}
 	for i := range hosts {

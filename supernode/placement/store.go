@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/shoalproject/shoal/supernode/meta"
@@ -141,13 +142,24 @@ func (r *Runner) sync(ctx context.Context, record *Record) error {
 	for _, s := range wanted(record) {
 		want[s.server] = append(want[s.server], s.Claim)
 	}
-	for range conflictTries + MaxReplicas/hostsAtOnce {
-		again, err := r.syncOnce(ctx, record, want)
-		if err != nil || !again {
+	hosts, err := r.hostsByID(ctx, record.Pool)
+	if err != nil {
+		return err
+	}
+	for range conflictTries {
+		err := r.syncOnce(ctx, record, want, hosts)
+		if !errors.Is(err, meta.ErrConflict) {
 			return err
 		}
 	}
 	return fmt.Errorf("hold capacity for placement %s: %w; it is tried again", record.Name, meta.ErrConflict)
+}
+
+// held is what all hosts' records say, and the revision of the pool's fence
+// when they were read.
+type held struct {
+	fence meta.Revision
+	all   map[string]versioned[HostRecord]
 }
 
 // batch is the part of a sync that one commit takes.
@@ -159,74 +171,88 @@ type batch struct {
 	more     bool
 }
 
-func (r *Runner) syncOnce(ctx context.Context, record *Record, want map[string][]Claim) (again bool, err error) {
+func newBatch() batch { return batch{after: map[string]HostRecord{}} }
+
+// add takes in a host's record as it is to be, over that of a revision.
+func (b *batch) add(next HostRecord, revision meta.Revision, more bool) error {
+	op, err := put(hostPrefix+next.Server, next)
+	if err != nil {
+		return err
+	}
+	b.compares = append(b.compares, meta.Compare{Key: op.Key, Revision: revision})
+	b.ops, b.servers = append(b.ops, op), append(b.servers, next.Server)
+	b.after[next.Server], b.more = next, b.more || more
+	return nil
+}
+
+// syncOnce goes over all hosts once, some in each commit. The error wraps
+// meta.ErrConflict when somebody else was faster; what was committed before
+// that stays.
+func (r *Runner) syncOnce(ctx context.Context, record *Record, want map[string][]Claim, hosts map[string]*Host) error {
 	fence, err := read[int](ctx, r.cfg.Meta, poolPrefix+record.Pool)
 	if err != nil {
-		return false, err
+		return err
 	}
 	all, err := r.hostRecords(ctx)
 	if err != nil {
-		return false, err
-	}
-	hosts, err := r.hostsByID(ctx, record.Pool)
-	if err != nil {
-		return false, err
+		return err
 	}
 	for server := range want {
 		if _, ok := all[server]; !ok {
 			all[server] = versioned[HostRecord]{value: HostRecord{Server: server, Pool: record.Pool}}
 		}
 	}
-	var servers []string
-	for server := range all {
-		servers = append(servers, server)
-	}
-	slices.Sort(servers)
-	b := batch{after: map[string]HostRecord{}}
-	for i, server := range servers {
+	now, b := held{fence.revision, all}, newBatch()
+	for _, server := range slices.Sorted(maps.Keys(all)) {
 		v := all[server]
 		next, changed, more, err := adjust(v.value, record.Name, want[server], hosts[server])
 		if err != nil {
-			return false, err
+			return err
 		}
-		if changed {
-			op, err := put(hostPrefix+server, next)
-			if err != nil {
-				return false, err
-			}
-			b.compares = append(b.compares, meta.Compare{Key: op.Key, Revision: v.revision})
-			b.ops, b.servers = append(b.ops, op), append(b.servers, server)
-			b.after[server], b.more = next, b.more || more
+		if !changed {
+			continue
+		}
+		if more { // it may have been of another pool before
+			next.Pool = record.Pool
+		}
+		if err := b.add(next, v.revision, more); err != nil {
+			return err
 		}
 		if len(b.ops) == hostsAtOnce {
-			again = i+1 < len(servers) // the rest is looked at anew: the fence has moved
-			break
+			if err := r.commitBatch(ctx, record, b, &now); err != nil {
+				return err
+			}
+			b = newBatch()
 		}
 	}
 	if len(b.ops) == 0 {
-		return false, nil
+		return nil
 	}
-	err = r.commitBatch(ctx, record, b, all, fence.revision)
-	if errors.Is(err, meta.ErrConflict) {
-		return true, nil
-	}
-	return again, err
+	return r.commitBatch(ctx, record, b, &now)
 }
 
-func (r *Runner) commitBatch(ctx context.Context, record *Record, b batch, all map[string]versioned[HostRecord], fence meta.Revision) error {
+// commitBatch writes a part of a sync, and into now what it came to. That the
+// fence is still as it was read says that nobody else holds more since.
+func (r *Runner) commitBatch(ctx context.Context, record *Record, b batch, now *held) error {
 	if b.more {
-		if err := r.withinQuota(ctx, record.Pool, all, b.after); err != nil {
+		if err := r.withinQuota(ctx, record.Pool, now.all, b.after); err != nil {
 			return err
 		}
-		b.compares = append(b.compares, meta.Compare{Key: poolPrefix + record.Pool, Revision: fence})
+		b.compares = append(b.compares, meta.Compare{Key: poolPrefix + record.Pool, Revision: now.fence})
 		b.ops = append(b.ops, meta.Put(poolPrefix+record.Pool, []byte("1")))
 	}
-	if _, err := r.cfg.Meta.Commit(ctx, b.compares, b.ops); err != nil {
+	revision, err := r.cfg.Meta.Commit(ctx, b.compares, b.ops)
+	if err != nil {
 		return fmt.Errorf("write what hosts are to run: %w", err)
 	}
 	r.assign(b.servers...)
 	for server, after := range b.after {
-		r.hostChanged(ctx, all[server].value, after)
+		before := now.all[server].value
+		now.all[server] = versioned[HostRecord]{after, revision}
+		r.hostChanged(ctx, before, after)
+	}
+	if b.more {
+		now.fence = revision
 	}
 	return nil
 }
@@ -239,15 +265,16 @@ func (r *Runner) withinQuota(ctx context.Context, pool string, all map[string]ve
 	}
 	var was, is Need
 	for server, v := range all {
-		if v.value.Pool != pool {
-			continue
-		}
-		was = was.plus(v.value.used())
 		next, changed := after[server]
 		if !changed {
 			next = v.value
 		}
-		is = is.plus(next.used())
+		if v.value.Pool == pool {
+			was = was.plus(v.value.takes())
+		}
+		if next.Pool == pool {
+			is = is.plus(next.takes())
+		}
 	}
 	if quota.CPU > 0 && is.CPU > quota.CPU && is.CPU > was.CPU || quota.Memory > 0 && is.Memory > quota.Memory && is.Memory > was.Memory {
 		return fmt.Errorf("%w: the quota of pool %s is %dm of CPU and %d MiB, and %dm and %d MiB would be held", ErrNoRoom, pool, quota.CPU, quota.Memory>>20, is.CPU, is.Memory>>20)

@@ -117,12 +117,11 @@ func (r *Runner) Watch(ctx context.Context, name, change string) iter.Seq2[View,
 }
 
 // Logs reads what a container wrote; see Engine.Logs.
-func (r *Runner) Logs(ctx context.Context, pool, server, container string, tail int, follow bool, write func([]byte) error) error {
-	hosts, err := r.hostsByID(ctx, pool)
+func (r *Runner) Logs(ctx context.Context, server, container string, tail int, follow bool, write func([]byte) error) error {
+	h, err := r.hostByID(ctx, server)
 	if err != nil {
 		return err
 	}
-	h := hosts[server]
 	if h == nil {
 		return fmt.Errorf("%w: it is not known any more", ErrUnreachable)
 	}
