@@ -134,7 +134,7 @@ func BenchmarkRepair(b *testing.B) {
 			hosts := fleetOf(n)
 			for i := range hosts {
 				hosts[i].Connected = i >= n/10 || i%10 != 0
-				if i > n/20 {
+				if i > n/100 {
 					hosts[i].Taints = []string{"full"}
 				}
 			}

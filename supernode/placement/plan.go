@@ -109,6 +109,8 @@ type Request struct {
 	Avoid map[string]string
 	// Room is what the pool's quota leaves; nil: it has none.
 	Room *Need
+	// Partly takes as many hosts as there are, if there is one.
+	Partly bool
 }
 
 // The outcomes of a Verdict.
@@ -176,7 +178,7 @@ func Make(r Request, hosts []Host) (Plan, error) {
 		groups[best.group]++
 		p.Chosen = append(p.Chosen, best.Server)
 	}
-	short := len(p.Chosen) < r.Replicas
+	short := len(p.Chosen) < r.Replicas && (!r.Partly || len(p.Chosen) == 0)
 	p.rank(r, fit, verdicts, short)
 	for _, h := range hosts {
 		p.Verdicts = append(p.Verdicts, verdicts[h.Server])

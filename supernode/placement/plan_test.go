@@ -203,6 +203,22 @@ func TestPlanProperties(t *testing.T) {
 		}
 		keepsWithin(t, r, hosts, p)
 		keepsApart(t, r, hosts, p)
+		// As many as there is room for are the most for which there is a plan.
+		part := r
+		part.Partly = true
+		if q, err := Make(part, hosts); err == nil {
+			fewer, more := r, r
+			fewer.Replicas, more.Replicas = len(q.Chosen), len(q.Chosen)+1
+			whole, err := Make(fewer, hosts)
+			_, none := Make(more, hosts)
+			if err != nil || !slices.Equal(whole.Chosen, q.Chosen) || !slices.Equal(whole.Spares, q.Spares) || none == nil && len(q.Chosen) < r.Replicas {
+				t.Fatalf("%d of %d have room, then %v and %v", len(q.Chosen), r.Replicas, err, none)
+			}
+		} else if part.Replicas = 1; r.Replicas > 0 {
+			if _, err := Make(part, hosts); err == nil {
+				t.Fatal("there is room for one, and none was found for many")
+			}
+		}
 		// Stable: neither the order of the hosts nor one that is out of question
 		// changes anything, and neither does a host that ranks last.
 		again := slices.Clone(hosts)

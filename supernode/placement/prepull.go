@@ -54,8 +54,10 @@ func (r *Runner) prepull(ctx context.Context, v versioned[Record]) error {
 	f := &fetch{
 		r: r, name: record.Name, began: record.Change.Began, service: version.Service, hosts: hosts, states: map[string]Prepull{}, ends: make(chan fetchEnd),
 	}
+	targets := record.Change.targets()
+	slices.Sort(targets)
 	for _, p := range record.Prepulls {
-		if record.Change.holds(p.Server) { // of this change, before a restart
+		if _, found := slices.BinarySearch(targets, p.Server); found { // of this change, before a restart
 			f.states[p.Server] = Prepull{Server: p.Server, Host: p.Host, Asked: p.Asked}
 		}
 	}
@@ -153,15 +155,15 @@ func (f *fetch) outrun(c *Change) []fetchEnd {
 // targets are the servers that get the image.
 func (c *Change) targets() []string {
 	var out []string
+	seen := map[string]bool{}
 	for _, m := range c.Moves {
-		if !slices.Contains(out, m.Server) {
+		if !seen[m.Server] {
+			seen[m.Server] = true
 			out = append(out, m.Server)
 		}
 	}
 	return append(out, c.Spares...)
 }
-
-func (c *Change) holds(server string) bool { return slices.Contains(c.targets(), server) }
 
 // ask begins to bring the image to a host.
 func (f *fetch) ask(ctx context.Context, server string) {

@@ -123,6 +123,7 @@ func (r *Runner) pause(ctx context.Context, record *Record, news <-chan struct{}
 	defer timer.Stop()
 	select {
 	case <-news:
+		gather(ctx)
 	case <-timer.C:
 	case <-ctx.Done():
 		return ctx.Err()

@@ -259,6 +259,7 @@ func (r *Runner) forget(ctx context.Context, v versioned[Record]) error {
 		timer := time.NewTimer(r.cfg.Every) // that a host is lost is no news
 		select {
 		case <-news:
+			gather(ctx)
 		case <-timer.C:
 		case <-ctx.Done():
 		}
@@ -346,6 +347,19 @@ func (r *Runner) news(name string) <-chan struct{} {
 		r.changed[name] = ch
 	}
 	return ch
+}
+
+// gatherFor lets news that come together be one look: a thousand hosts report
+// within seconds of each other.
+const gatherFor = 50 * time.Millisecond
+
+func gather(ctx context.Context) {
+	timer := time.NewTimer(gatherFor)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // hostByID looks one server up, whatever its pool; nil is one that is not there.

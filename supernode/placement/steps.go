@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -197,11 +196,9 @@ func (r *Runner) planRepair(record *Record, query Request, hosts []Host) (p Plan
 	for _, old := range olds {
 		query.Has[old.Server]--
 	}
-	for n := len(olds); n > 0; n-- {
-		query.Replicas = n
-		if p, err = Make(query, hosts); !errors.Is(err, ErrNoRoom) {
-			break
-		}
+	query.Replicas, query.Partly = len(olds), true
+	if len(olds) > 0 {
+		p, err = Make(query, hosts)
 	}
 	record.Change.Moves = movesTo(record, olds, p.Chosen, hosts)
 	return p, err

@@ -27,6 +27,7 @@ type View struct {
 func (r *Runner) view(record Record) View {
 	v := View{Record: record, Statuses: map[string]*shoalv1.ContainerStatus{}, Known: slices.Clone(record.Containers)}
 	if c := record.Change; c != nil {
+		gone := map[string]bool{}
 		for _, m := range c.Moves {
 			p := Placed{ID: m.latest(), Server: m.Server, Host: m.Host, Revision: c.Revision, Ordered: m.Since}
 			if m.State == moveBack {
@@ -37,9 +38,10 @@ func (r *Runner) view(record Record) View {
 				v.Known = append(v.Known, p)
 			}
 			if m.State == moveSwapped || m.State == moveDone || m.State == moveBack {
-				v.Known = slices.DeleteFunc(v.Known, func(p Placed) bool { return p.ID == m.Old })
+				gone[m.Old] = true
 			}
 		}
+		v.Known = slices.DeleteFunc(v.Known, func(p Placed) bool { return gone[p.ID] })
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -107,6 +109,7 @@ func (r *Runner) Watch(ctx context.Context, name, change string) iter.Seq2[View,
 			}
 			select {
 			case <-news:
+				gather(ctx)
 			case <-tick.C:
 			case <-ctx.Done():
 				yield(v, ctx.Err())
