@@ -250,7 +250,7 @@ func coded(err error) error {
 	case errors.Is(err, auth.ErrUserExists), errors.Is(err, auth.ErrProjectExists), errors.Is(err, auth.ErrRobotExists), errors.Is(err, inventory.ErrExists), errors.Is(err, placement.ErrExists):
 		code = connect.CodeAlreadyExists
 	case errors.Is(err, auth.ErrProjectHolds), errors.Is(err, auth.ErrLastAdmin), errors.Is(err, auth.ErrNoPassword), errors.Is(err, auth.ErrRotating), errors.Is(err, token.ErrRotating),
-		errors.Is(err, inventory.ErrHolds), errors.Is(err, inventory.ErrPhase), errors.Is(err, inventory.ErrQuota), errors.Is(err, cost.ErrTooMuch), errors.Is(err, placement.ErrBusy), errors.Is(err, placement.ErrNotPlaced), errors.Is(err, placement.ErrNoRoom),
+		errors.Is(err, inventory.ErrHolds), errors.Is(err, inventory.ErrPhase), errors.Is(err, inventory.ErrQuota), errors.Is(err, cost.ErrTooMuch), errors.Is(err, placement.ErrBusy), errors.Is(err, placement.ErrStopped), errors.Is(err, placement.ErrNotPlaced), errors.Is(err, placement.ErrNoRoom),
 		errors.Is(err, errNoProfile), errors.Is(err, errUnderWay), errors.Is(err, errRefusedThere), errors.Is(err, profile.ErrInvalid), errors.Is(err, fleet.ErrNotConnected):
 		code = connect.CodeFailedPrecondition
 	case errors.Is(err, auth.ErrLogin):
@@ -259,7 +259,7 @@ func coded(err error) error {
 		code = connect.CodeResourceExhausted
 	case errors.Is(err, auth.ErrJoin), errors.Is(err, auth.ErrRevoked), errors.Is(err, auth.ErrDenied), errors.Is(err, fetch.ErrDenied), errors.Is(err, inventory.ErrDenied):
 		code = connect.CodePermissionDenied
-	case errors.Is(err, placement.ErrNotFound), errors.Is(err, inventory.ErrNoPool), errors.Is(err, inventory.ErrNoServer), errors.Is(err, inventory.ErrNoCluster), errors.Is(err, inventory.ErrNoRole), errors.Is(err, cost.ErrNoBudget),
+	case errors.Is(err, placement.ErrNotFound), errors.Is(err, placement.ErrNoRevision), errors.Is(err, inventory.ErrNoPool), errors.Is(err, inventory.ErrNoServer), errors.Is(err, inventory.ErrNoCluster), errors.Is(err, inventory.ErrNoRole), errors.Is(err, cost.ErrNoBudget),
 		errors.Is(err, auth.ErrNoProject), errors.Is(err, auth.ErrNoUser), errors.Is(err, auth.ErrNoRobot), errors.Is(err, auth.ErrNoRule), errors.Is(err, auth.ErrNoNode), errors.Is(err, auth.ErrUnknownSession), errors.Is(err, fleet.ErrNoHosts), errors.Is(err, fetch.ErrNotFound),
 		errors.Is(err, seed.ErrUnknownUpstream), errors.As(err, &oci) && oci.Status == http.StatusNotFound:
 		code = connect.CodeNotFound

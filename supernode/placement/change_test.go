@@ -203,6 +203,39 @@ func TestRollBack(t *testing.T) {
 	})
 }
 
+func TestRollBackToWhatIsNotKept(t *testing.T) {
+	inPond(t, 2, func(p *pond) {
+		p.bring(1)
+		for _, revision := range []int64{0, 7, -1} {
+			_, err := p.runner.RollBack(t.Context(), "app", "eve", revision, func(Service) error { return nil })
+			if !errors.Is(err, ErrNoRevision) || errors.Is(err, ErrNotFound) {
+				t.Errorf("to revision %d: %v", revision, err)
+			}
+		}
+	})
+}
+
+func TestWhatIsStoppedIsNotRestarted(t *testing.T) {
+	inPond(t, 1, func(p *pond) {
+		p.bring(1)
+		if _, err := p.runner.Stop(t.Context(), "app"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.runner.Restart(t.Context(), "app"); !errors.Is(err, ErrStopped) {
+			t.Errorf("a restart: %v", err)
+		}
+		p.expect(p.settle("app"), PhaseStopped, "a:1 stopped")
+	})
+}
+
+func TestSparesAreBounded(t *testing.T) {
+	for n, ok := range map[int]bool{-2: false, -1: true, 0: true, MaxReplicas: true, MaxReplicas + 1: false} {
+		if err := anOrder("app", 1, func(o *Order) { o.Spares = n }).check(); errors.Is(err, ErrInvalid) == ok {
+			t.Errorf("%d spares: %v", n, err)
+		}
+	}
+}
+
 func TestScale(t *testing.T) {
 	inPond(t, 2, func(p *pond) {
 		scale := func(n int) Record {

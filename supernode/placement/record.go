@@ -14,6 +14,8 @@ const (
 	MaxRevisions = 10
 	// MaxServiceBytes bounds the arguments and the environment together.
 	MaxServiceBytes = 16 << 10
+	// maxTolerated bounds the taints that a placement tolerates.
+	maxTolerated = 20
 	// keptVerdicts bounds those that are written down; all are told.
 	keptVerdicts = 500
 )
@@ -24,6 +26,10 @@ var (
 	ErrNotFound = errors.New("no such placement")
 	// ErrExists is wrapped when a name is taken.
 	ErrExists = errors.New("there is a placement of that name")
+	// ErrNoRevision is wrapped for a version that the placement does not keep.
+	ErrNoRevision = errors.New("no such version")
+	// ErrStopped is wrapped for what only containers that run can do.
+	ErrStopped = errors.New("the placement is stopped")
 	// ErrBusy is wrapped while another change is in progress.
 	ErrBusy = errors.New("another change of the placement is in progress")
 	// ErrNotPlaced is wrapped for a placement that failed before anything of it

@@ -44,8 +44,10 @@ func (o Order) check() error {
 		return fmt.Errorf("the tier %.70q is %w: core or light", o.Tier, ErrInvalid)
 	case !slices.Contains([]Spread{Packed, SpreadHost, SpreadRack, SpreadZone}, o.Spread):
 		return fmt.Errorf("the spread %.70q is %w: rack, zone, host or none", o.Spread, ErrInvalid)
-	case o.Spares > MaxReplicas || len(o.Tolerate) > 20:
-		return fmt.Errorf("%d spares and %d tolerated taints are %w: at most %d and 20", o.Spares, len(o.Tolerate), ErrInvalid, MaxReplicas)
+	case o.Spares < -1 || o.Spares > MaxReplicas:
+		return fmt.Errorf("%d spares are %w: 0 to %d, or -1 for one and a tenth of the replicas", o.Spares, ErrInvalid, MaxReplicas)
+	case len(o.Tolerate) > maxTolerated:
+		return fmt.Errorf("%d tolerated taints are %w: at most %d", len(o.Tolerate), ErrInvalid, maxTolerated)
 	case len(o.Class) > maxWord || slices.ContainsFunc(o.Tolerate, func(t string) bool { return len(t) > maxWord }):
 		return fmt.Errorf("a hardware class or taint is %w: at most %d bytes", ErrInvalid, maxWord)
 	}
@@ -64,7 +66,7 @@ const (
 
 func checkDeadline(d time.Duration) error {
 	if d < 0 || d > maxDeadline {
-		return fmt.Errorf("a deadline of %v is %w: at most %v", d, ErrInvalid, maxDeadline)
+		return fmt.Errorf("a deadline of %v is %w: at most %v, or 0 for %v", d, ErrInvalid, maxDeadline, DefaultDeadline)
 	}
 	return nil
 }
@@ -155,15 +157,19 @@ func (r *Runner) Place(ctx context.Context, o Order) (Record, error) {
 		return Record{}, err
 	}
 	if v.revision != 0 && !v.value.replaceable(o.Pool) {
-		return Record{}, fmt.Errorf("%w: %q", ErrExists, o.Name)
+		return Record{}, nameTaken(o.Name)
 	}
 	v.value = o.record(r.cfg.Now())
 	r.begin(&v.value, kindPlace, 1, o.Deadline)
 	if v, err = r.save(ctx, v); errors.Is(err, meta.ErrConflict) {
-		err = fmt.Errorf("%w: %q", ErrExists, o.Name)
+		err = nameTaken(o.Name)
 	}
 	r.drive(o.Name)
 	return v.value, err
+}
+
+func nameTaken(name string) error {
+	return fmt.Errorf("%w: %q; update or scale that one, or choose another name", ErrExists, name)
 }
 
 // idle refuses a change while another one is in progress, or when there is
@@ -247,13 +253,13 @@ func (r *Runner) RollBack(ctx context.Context, name, by string, revision int64, 
 	return r.Update(ctx, name, by, 0, func(record Record, _ Service) (Service, error) {
 		if revision == 0 {
 			if len(record.Revisions) < 2 {
-				return Service{}, fmt.Errorf("%w: placement %s has had one version only", ErrNotFound, name)
+				return Service{}, fmt.Errorf("%w: placement %s has had one only", ErrNoRevision, name)
 			}
 			revision = record.Revisions[len(record.Revisions)-2].Number
 		}
 		v, ok := record.revision(revision)
 		if !ok {
-			return Service{}, fmt.Errorf("%w: placement %s has no revision %d", ErrNotFound, name, revision)
+			return Service{}, fmt.Errorf("%w: placement %s keeps no revision %d; see those it keeps with 'dfget place show'", ErrNoRevision, name, revision)
 		}
 		return v.Service, may(v.Service)
 	})
@@ -261,29 +267,36 @@ func (r *Runner) RollBack(ctx context.Context, name, by string, revision int64, 
 
 // Stop ends the containers and keeps their places.
 func (r *Runner) Stop(ctx context.Context, name string) (Record, error) {
-	return r.turn(ctx, name, func(record *Record) { record.Stopped = true })
+	return r.turn(ctx, name, func(record *Record) error { record.Stopped = true; return nil })
 }
 
 // Start is Stop taken back.
 func (r *Runner) Start(ctx context.Context, name string) (Record, error) {
-	return r.turn(ctx, name, func(record *Record) { record.Stopped = false })
+	return r.turn(ctx, name, func(record *Record) error { record.Stopped = false; return nil })
 }
 
-// Restart ends each container and starts it again, all at once.
+// Restart ends each container and starts it again, all at once. It does not
+// start what was stopped.
 func (r *Runner) Restart(ctx context.Context, name string) (Record, error) {
-	return r.turn(ctx, name, func(record *Record) {
+	return r.turn(ctx, name, func(record *Record) error {
+		if record.Stopped {
+			return fmt.Errorf("%w: %q; start it instead", ErrStopped, name)
+		}
 		for i := range record.Containers {
 			record.Containers[i].Restarts++
 		}
+		return nil
 	})
 }
 
-func (r *Runner) turn(ctx context.Context, name string, edit func(*Record)) (Record, error) {
+func (r *Runner) turn(ctx context.Context, name string, edit func(*Record) error) (Record, error) {
 	record, err := r.change(ctx, name, func(record *Record) error {
 		if err := record.idle(); err != nil {
 			return err
 		}
-		edit(record)
+		if err := edit(record); err != nil {
+			return err
+		}
 		record.Phase, record.Reason = record.restingPhase(), ""
 		return nil
 	})
