@@ -64,7 +64,7 @@ type stepRun struct {
 func (r *stepRun) update(u *shoalv1.InitialiseServerUpdate) {
 	r.last = u
 	if r.app.json {
-		raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(u)
+		raw, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(u)
 		if err == nil {
 			fmt.Fprintln(r.app.out, string(raw))
 		}

@@ -1,6 +1,8 @@
 package dfget
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -50,12 +52,19 @@ func (a *app) pullReportCommand() *cobra.Command {
 	return cmd
 }
 
+// printJSON prints an answer for scripts. What is zero or empty is printed too:
+// a script that counts or loops should not meet null where a list has nothing.
 func (a *app) printJSON(m proto.Message) error {
-	raw, err := protojson.MarshalOptions{Multiline: true, UseProtoNames: true}.Marshal(m)
+	raw, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(m)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(a.out, string(raw))
+	// protojson varies its spaces from one build to the next.
+	var even bytes.Buffer
+	if err := json.Indent(&even, raw, "", "  "); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(a.out, even.String())
 	return err
 }
 
