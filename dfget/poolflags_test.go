@@ -1,7 +1,9 @@
 package dfget
 
 import (
+	"io"
 	"maps"
+	"strings"
 	"testing"
 
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
@@ -69,5 +71,16 @@ func TestPoolChange(t *testing.T) {
 	}
 	if got.Price.GetCurrency() != "EUR" || got.Price.GetHourlyMicro() != 120_000 || got.Quota.GetCpuMilli() != 1500 || got.Quota.GetMemoryBytes() != 1<<30 {
 		t.Errorf("price %v, quota %v", got.Price, got.Quota)
+	}
+}
+
+func TestAPoolIsNotChangedByNothing(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	for line, nothing := range map[string]bool{"pool set web": true, "pool set web --json -q": true, "pool set web --taint x": false, "pool set web --quota-cpu 0": false} {
+		var errOut strings.Builder
+		status := Run(t.Context(), strings.Fields(line), strings.NewReader(""), io.Discard, &errOut)
+		if said := strings.Contains(errOut.String(), "nothing to change"); status != exitUsage || said != nothing {
+			t.Errorf("dfget %s: exit status %d, it said %q", line, status, errOut.String())
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/shoalproject/shoal/pkg/settings"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
@@ -83,6 +84,11 @@ the quota.`,
 		Example: "  dfget pool set web --label rack=a1 --profile host\n  dfget pool set web --quota-servers 40 --quota-memory 1TiB\n  dfget pool set web --taint ''",
 		Args:    settings.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			named := false
+			cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) { named = named || f.Changed })
+			if !named {
+				return fmt.Errorf("%w: nothing to change: name it by a flag", settings.ErrUsage)
+			}
 			change, err := flags.change(cmd, args[0])
 			if err != nil {
 				return err
@@ -125,7 +131,7 @@ func (a *app) poolListCommand(name string) *cobra.Command {
 			fmt.Fprintln(w, "POOL\tCLUSTER\tTIER\tCLASS\tSERVERS\tREADY\tCORES\tMEMORY\tYOUR ROLE")
 			for _, p := range answer.Msg.Pools {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n", p.Name, dash(p.Cluster), p.Tier, dash(p.HardwareClass), p.Servers, p.Ready,
-					formatDecimal(p.CpuMilli, 3), formatBytes(p.MemoryBytes), dash(p.Role))
+					formatDecimal(p.CpuMilli, 3), formatMemory(p.MemoryBytes), dash(p.Role))
 			}
 			return w.Flush()
 		},
@@ -161,7 +167,7 @@ func (a *app) printPool(m *shoalv1.GetPoolResponse) error {
 	for _, line := range [][2]string{
 		{"pool", p.Name}, {"cluster", dash(p.Cluster)}, {"tier", p.Tier}, {"class", dash(p.HardwareClass)}, {"profile", dash(p.Profile)},
 		{"profile settings", dash(formatPairs(p.ProfileSettings))}, {"labels", dash(formatPairs(p.Labels))}, {"taints", dash(strings.Join(p.Taints, " "))},
-		{"servers", fmt.Sprintf("%d, %d of them ready", p.Servers, p.Ready)}, {"ready", fmt.Sprintf("%s cores, %s", formatDecimal(p.CpuMilli, 3), formatBytes(p.MemoryBytes))},
+		{"servers", fmt.Sprintf("%d, %d of them ready", p.Servers, p.Ready)}, {"ready", fmt.Sprintf("%s cores, %s", formatDecimal(p.CpuMilli, 3), formatMemory(p.MemoryBytes))},
 		{"price", formatPrice(p.Price)}, {"quota", formatQuota(p.Quota)}, {"your role", dash(p.Role)}, {"since", localTime(p.Created)},
 	} {
 		fmt.Fprintf(w, "%s\t%s\n", line[0], line[1])
@@ -207,7 +213,7 @@ func formatQuota(q *shoalv1.PoolQuota) string {
 		out = append(out, formatDecimal(q.CpuMilli, 3)+" cores")
 	}
 	if q.GetMemoryBytes() > 0 {
-		out = append(out, formatBytes(q.MemoryBytes))
+		out = append(out, formatMemory(q.MemoryBytes))
 	}
 	return dash(strings.Join(out, ", "))
 }
