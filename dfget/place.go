@@ -187,7 +187,7 @@ func (a *app) placeShowCommand() *cobra.Command {
 func (a *app) printPlacement(p *shoalv1.Placement) error {
 	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
 	for _, line := range [][2]string{
-		{"placement", p.Name}, {"pool", p.Pool}, {"project", p.Project}, {"phase", p.Phase}, {"reason", p.Reason},
+		{"placement", p.Name}, {"pool", p.Pool}, {"project", p.Project}, {"phase", p.Phase}, {"reason", shown(p.Reason)},
 		{"healthy", fmt.Sprintf("%d of %d", p.Healthy, p.Replicas)}, {"spread", p.Spread}, {"tier", p.Tier}, {"class", p.HardwareClass},
 		{"tolerates", strings.Join(p.Tolerate, " ")}, {"by", p.By}, {"created", localTime(p.Created)},
 	} {
@@ -198,21 +198,35 @@ func (a *app) printPlacement(p *shoalv1.Placement) error {
 	fmt.Fprintln(w, "\nREVISION\tIMAGE\tDIGEST\tCPU\tMEMORY\tBY\tSINCE")
 	for _, r := range p.Revisions {
 		s := r.Service
-		fmt.Fprintf(w, "%d\t%s\t%.19s\t%s\t%s\t%s\t%s\n", r.Number, s.GetImage(), r.Digest, limit(s.GetCpuMilli(), formatDecimal(s.GetCpuMilli(), 3)), limit(s.GetMemoryBytes(), formatBytes(s.GetMemoryBytes())), r.By, localTime(r.At))
+		fmt.Fprintf(w, "%d\t%s\t%.19s\t%s\t%s\t%s\t%s\n", r.Number, s.GetImage(), r.Digest, limit(s.GetCpuMilli(), formatDecimal(s.GetCpuMilli(), 3)), limit(s.GetMemoryBytes(), formatMemory(s.GetMemoryBytes())), r.By, localTime(r.At))
 	}
+	var errs []string // below the tables, which they would tear apart
 	if len(p.Containers) > 0 {
 		fmt.Fprintln(w, "\nCONTAINER\tSERVER\tREVISION\tSTATE\tRESTARTS\tORDERED\tSTARTED")
 	}
 	for _, c := range p.Containers {
 		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%s\t%s\n", c.Id, c.Server, c.Revision, containerState(c.Status), c.Status.GetRestarts(), moment(c.Ordered.AsTime(), c.Ordered == nil), moment(c.Status.GetStarted().AsTime(), c.Status.GetStarted() == nil))
+		errs = appendError(errs, c.Id, c.Status.GetError())
 	}
 	if len(p.Prepulls) > 0 {
 		fmt.Fprintln(w, "\nPREPULL\tSTATE\tBYTES\tASKED\tREADY")
 	}
 	for _, h := range p.Prepulls {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", h.Server, prepullState(h), formatBytes(h.BytesTotal), moment(h.Asked.AsTime(), h.Asked == nil), moment(h.Ready.AsTime(), h.Ready == nil))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", h.Server, h.State, formatBytes(h.BytesTotal), moment(h.Asked.AsTime(), h.Asked == nil), moment(h.Ready.AsTime(), h.Ready == nil))
+		errs = appendError(errs, h.Server, h.Error)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil || len(errs) == 0 {
+		return err
+	}
+	_, err := fmt.Fprintf(a.out, "\nERRORS\n%s\n", strings.Join(errs, "\n"))
+	return err
+}
+
+func appendError(list []string, of, err string) []string {
+	if err == "" {
+		return list
+	}
+	return append(list, of+": "+shown(err))
 }
 
 func limit(n int64, text string) string {
@@ -234,26 +248,24 @@ func containerState(s *shoalv1.ContainerStatus) string {
 	switch {
 	case s == nil:
 		return "unknown"
-	case s.Error != "":
-		return strings.ToLower(s.State.String()) + ": " + s.Error
-	case s.State == shoalv1.ContainerStatus_EXITED:
+	case s.State == shoalv1.ContainerStatus_EXITED && s.Error == "":
 		return fmt.Sprintf("exited with %d", s.ExitCode)
 	}
 	return strings.ToLower(s.State.String())
 }
 
-func prepullState(h *shoalv1.HostPrepull) string {
-	if h.Error != "" {
-		return h.State + ": " + h.Error
+func withError(state, err string) string {
+	if err == "" {
+		return state
 	}
-	return h.State
+	return state + ": " + shown(err)
 }
 
 func (a *app) printVerdicts(list []*shoalv1.Verdict) error {
 	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "SERVER\tOUTCOME\tLACKS\tWHY")
 	for _, v := range list {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Server, v.Outcome, formatBytes(v.MissingBytes), cmp.Or(v.Reason, "-"))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Server, v.Outcome, formatBytes(v.MissingBytes), cmp.Or(shown(v.Reason), "-"))
 	}
 	return w.Flush()
 }

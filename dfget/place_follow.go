@@ -14,6 +14,9 @@ import (
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 )
 
+// phaseStopped is the phase of a placement whose containers are not to run.
+const phaseStopped = "stopped"
+
 // followPlacement shows how a change goes on until it is over. Anything but
 // all that was asked for is a failure.
 func (a *app) followPlacement(what string, stream *connect.ServerStreamForClient[shoalv1.PlaceUpdate], err error, explain bool) error {
@@ -27,11 +30,13 @@ func (a *app) followPlacement(what string, stream *connect.ServerStreamForClient
 		last = stream.Msg()
 		show.update(last)
 	}
-	if err := stream.Err(); err != nil {
+	if err := stream.Err(); err != nil && last == nil {
 		return fmt.Errorf("%s: %w", what, err)
+	} else if err != nil {
+		return fmt.Errorf("%s: %w; the change goes on without this command: see 'dfget place show%s'", what, err, nameAfter(last.Placement))
 	}
 	if last == nil || !last.Done {
-		return fmt.Errorf("%s: the supernode stopped telling; it goes on: see 'dfget place show'", what)
+		return fmt.Errorf("%s: the supernode stopped telling; the change goes on: see 'dfget place show%s'", what, nameAfter(last.GetPlacement()))
 	}
 	if !a.json && (explain || last.Error != "" && len(last.Verdicts) > 0) {
 		if err := a.printVerdicts(last.Verdicts); err != nil {
@@ -41,10 +46,22 @@ func (a *app) followPlacement(what string, stream *connect.ServerStreamForClient
 	if last.Error != "" {
 		return fmt.Errorf("%s: %s: %s", what, last.Phase, last.Error)
 	}
-	if p := last.Placement; p != nil {
+	switch p := last.Placement; {
+	case p == nil:
+	case p.Phase == phaseStopped:
+		a.say("%s is stopped, with %d containers; 'dfget place start %s' runs them.", p.Name, p.Replicas, p.Name)
+	default:
 		a.say("%s runs: %d of %d containers are healthy.", p.Name, p.Healthy, p.Replicas)
 	}
 	return nil
+}
+
+// nameAfter is a placement's name as it follows a command, once it is known.
+func nameAfter(p *shoalv1.Placement) string {
+	if p.GetName() == "" {
+		return ""
+	}
+	return " " + p.Name
 }
 
 // placeView draws a change in place on a terminal, and otherwise says what is
@@ -85,10 +102,10 @@ type placeLine struct{ of, state, figures string }
 func (v *placeView) lines(u *shoalv1.PlaceUpdate) []placeLine {
 	var out []placeLine
 	for _, h := range u.Prepulls {
-		out = append(out, placeLine{h.Server, "prepull " + prepullState(h), fmt.Sprintf("%10s of %-10s", formatBytes(h.BytesDone), formatBytes(h.BytesTotal))})
+		out = append(out, placeLine{h.Server, "prepull " + withError(h.State, h.Error), fmt.Sprintf("%10s of %-10s", formatBytes(h.BytesDone), formatBytes(h.BytesTotal))})
 	}
 	for _, c := range u.GetPlacement().GetContainers() {
-		out = append(out, placeLine{c.Id, "on " + c.Server + " " + containerState(c.Status), ""})
+		out = append(out, placeLine{c.Id, "on " + c.Server + " " + withError(containerState(c.Status), c.Status.GetError()), ""})
 	}
 	return out
 }

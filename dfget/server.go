@@ -68,7 +68,7 @@ func (a *app) printServers(list []*shoalv1.FleetServer) error {
 	for _, s := range list {
 		cores, memory, engine := "-", "-", "-"
 		if f := s.Facts; f != nil {
-			cores, memory, engine = formatDecimal(f.CpuMilli, 3), formatBytes(f.MemoryBytes), dash(f.Engine)
+			cores, memory, engine = formatDecimal(f.CpuMilli, 3), formatMemory(f.MemoryBytes), dash(f.Engine)
 		}
 		phase := s.Phase
 		if s.FailedAt != "" {
@@ -121,7 +121,7 @@ func (a *app) printServer(s *shoalv1.FleetServer) error {
 	}
 	if f := s.Facts; f != nil {
 		lines = append(lines, [][2]string{
-			{"host", f.Hostname}, {"system", strings.TrimSpace(f.Os + ", " + f.Kernel + ", " + f.Arch)}, {"cores", formatDecimal(f.CpuMilli, 3)}, {"memory", formatBytes(f.MemoryBytes)},
+			{"host", f.Hostname}, {"system", strings.TrimSpace(f.Os + ", " + f.Kernel + ", " + f.Arch)}, {"cores", formatDecimal(f.CpuMilli, 3)}, {"memory", formatMemory(f.MemoryBytes)},
 			{"disk", formatBytes(f.DiskFreeBytes) + " of " + formatBytes(f.DiskBytes) + " free"}, {"rack, zone", strings.Trim(f.Rack+", "+f.Zone, ", ")},
 			{"engine", strings.TrimSpace(f.Engine + " " + f.EngineVersion)}, {"images", fmt.Sprint(len(f.Images))}, {"agent", f.AgentVersion},
 		}...)
