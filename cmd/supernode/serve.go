@@ -38,6 +38,8 @@ const (
 	idleFor = 2 * time.Minute
 	// sweepEvery is how often what has expired is dropped from memory.
 	sweepEvery = time.Minute
+	// listenEvery is how often it is seen which hosts are silent.
+	listenEvery = 5 * time.Second
 	// ownRenewal is how often the supernode's own membership is made anew;
 	// it lasts a day.
 	ownRenewal = 8 * time.Hour
@@ -172,6 +174,7 @@ func (h *house) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	addresses.Serve(group)
 	group.Go(func() error { return h.keepHouse(ctx) })
+	group.Go(func() error { h.listenForHosts(ctx); return nil })
 	group.Go(func() error { h.machines.Run(ctx); return nil })
 	group.Go(func() error { return h.cost.Run(ctx, h.used) })
 	group.Go(func() error { return h.placements.Run(ctx) })
@@ -185,6 +188,23 @@ func (h *house) run(ctx context.Context) error {
 		return nil
 	})
 	return group.Wait()
+}
+
+// listenForHosts closes the lines of hosts that are silent, without being kept
+// by other housework: services wait for that to be placed again.
+func (h *house) listenForHosts(ctx context.Context) {
+	tick := time.NewTicker(listenEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			for _, host := range h.fleet.Sweep(now) {
+				h.log.Warn("a host is silent; its line is closed", "hostname", host.Hostname, "peer", host.PeerID)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // keepHouse does what comes round again: sweeping, renewal, garbage.

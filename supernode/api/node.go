@@ -59,6 +59,7 @@ func (c Config) membersOnly(next http.Handler) http.Handler {
 			http.Error(w, err.Error(), http.StatusUnauthorized)
 			return
 		}
+		c.Fleet.Heard(c.Now(), m.PeerID)
 		host, _, err := net.SplitHostPort(r.RemoteAddr)
 		if err != nil {
 			host = r.RemoteAddr

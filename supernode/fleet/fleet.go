@@ -11,12 +11,19 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 )
 
-// pendingOrders is how many orders may wait for a host that reads slowly.
-const pendingOrders = 64
+const (
+	// pendingOrders is how many orders may wait for a host that reads slowly.
+	pendingOrders = 64
+	// silence is when a host that has a line counts as gone. It asks something at
+	// least every 30 s (see tracker.Client), and a line to a host without power
+	// stays open for as long as the kernel hopes.
+	silence = 45 * time.Second
+)
 
 // ErrNoHosts is returned when a selection leaves no host.
 var ErrNoHosts = errors.New("no connected host fits")
@@ -104,6 +111,7 @@ func New() *Fleet {
 // Line is the open line to one host.
 type Line struct {
 	host   Host
+	heard  time.Time // of the host, on whatever way; guarded by Fleet.mu
 	orders chan *shoalv1.Order
 	gone   chan struct{}
 	close  func()
@@ -159,6 +167,37 @@ func (f *Fleet) Connect(host Host) (l *Line, clone string, err error) {
 		clone = current
 	}
 	return l, clone, nil
+}
+
+// Heard notes that a host asked or told something.
+func (f *Fleet) Heard(now time.Time, peerID string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if l := f.lines[peerID]; l != nil {
+		l.heard = now
+	}
+}
+
+// Sweep closes the lines of hosts that have been silent for too long, and names
+// those hosts. Call it now and then.
+func (f *Fleet) Sweep(now time.Time) []Host {
+	f.mu.Lock()
+	var silent []*Line
+	for _, l := range f.lines {
+		switch {
+		case l.heard.IsZero():
+			l.heard = now
+		case now.Sub(l.heard) >= silence:
+			silent = append(silent, l)
+		}
+	}
+	f.mu.Unlock()
+	var out []Host
+	for _, l := range silent {
+		l.Close()
+		out = append(out, l.host)
+	}
+	return out
 }
 
 // Cloned lists the peers whose key a second host came with since the start.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 )
@@ -176,4 +177,39 @@ func TestDoStopsWithItsContext(t *testing.T) {
 		cancel()
 		<-ended
 	})
+}
+
+// A host that is cut off does not close its line.
+func TestASilentHostIsGone(t *testing.T) {
+	f := New()
+	quiet, speaks := connect(t, f, Host{PeerID: "quiet"}), connect(t, f, Host{PeerID: "speaks"})
+	now := time.Unix(1000, 0)
+	f.Heard(now, "quiet")
+	f.Heard(now, "nobody")
+	for range 10 {
+		now = now.Add(silence / 3)
+		f.Heard(now, "speaks")
+		for _, h := range f.Sweep(now) {
+			if h.PeerID != "quiet" || now.Sub(time.Unix(1000, 0)) != silence {
+				t.Errorf("%s is gone after %s", h.PeerID, now.Sub(time.Unix(1000, 0)))
+			}
+		}
+	}
+	select {
+	case <-quiet.Gone():
+	default:
+		t.Error("the line of a silent host is open")
+	}
+	if hosts := f.Hosts(); len(hosts) != 1 || hosts[0].PeerID != "speaks" {
+		t.Errorf("connected: %v", hosts)
+	}
+	select {
+	case <-speaks.Gone():
+		t.Error("the line of one that speaks was closed")
+	default:
+	}
+	connect(t, f, Host{PeerID: "quiet"}) // it is back, and was not heard yet
+	if gone := f.Sweep(now.Add(time.Hour)); len(gone) != 1 || gone[0].PeerID != "speaks" {
+		t.Errorf("gone: %v", gone)
+	}
 }
