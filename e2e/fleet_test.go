@@ -26,8 +26,9 @@ import (
 // fleet is a house whose hosts belong to pools and run containers.
 type fleet struct {
 	*house
-	pools map[string][]*cluster.Agent
-	homes string // of the people, a folder for each
+	pools   map[string][]*cluster.Agent
+	engines map[string]*runtimes.Containerd // by the host's name
+	homes   string                          // of the people, a folder for each
 }
 
 // poolPlan is a pool that is wanted.
@@ -50,7 +51,7 @@ const (
 func buildFleet(t *testing.T, pools ...poolPlan) *fleet {
 	t.Helper()
 	h := build(t, plan{commands: []string{"containerd", "ctr", "runc", "dockerd", "docker"}})
-	f := &fleet{house: h, pools: map[string][]*cluster.Agent{}, homes: filepath.Join(h.dir, "homes")}
+	f := &fleet{house: h, pools: map[string][]*cluster.Agent{}, engines: map[string]*runtimes.Containerd{}, homes: filepath.Join(h.dir, "homes")}
 	f.login(cluster.AdminUser, h.supernode.Password)
 	f.must(cluster.AdminUser, "cluster", "add", "rack-room", "--kind", "metal")
 	for _, p := range pools {
@@ -106,6 +107,7 @@ func (f *fleet) startEngine(host *netns.Host, engine string) []string {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	f.engines[host.Name] = c
 	return []string{"--containerd", c.Socket}
 }
 

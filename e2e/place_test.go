@@ -71,10 +71,7 @@ func TestPlaceWhereTheImageIs(t *testing.T) {
 // startedAfterAll asks both ledgers: the supernode's, and the hosts' own.
 func (f *fleet) startedAfterAll(p *shoalv1.Placement) {
 	f.t.Helper()
-	ready, ordered := gate(p)
-	if ready.IsZero() || !ready.Before(ordered) {
-		f.t.Errorf("%s: the last host had the image at %s, the first start was ordered at %s", p.Name, ready, ordered)
-	}
+	f.gated(p)
 	for _, c := range p.Containers {
 		for _, other := range p.Containers {
 			report, err := f.agent(other.Server).PullReport(f.ctx, "")
@@ -165,6 +162,39 @@ func TestPlaceWhenThingsGoWrong(t *testing.T) {
 
 	f.killSupernodeWhilePlacing()
 	f.overcommit()
+	f.loseAHost()
+}
+
+// loseAHost cuts a host off for longer than one is waited for: what ran there is
+// placed again, and ended there when the host is back.
+func (f *fleet) loseAHost() {
+	t := f.t
+	for _, name := range []string{"big-0", "big-1"} {
+		f.run(cluster.AdminUser, "place", "remove", name)
+	}
+	f.must(cluster.AdminUser, "place", f.supernode.Ref("demo/service", "v1"), "--name", "stays", "--pool", "core", "--replicas", "1", "--memory", "64MiB", "--", "serve")
+	before := f.placement("stays").Containers[0]
+	host := f.agent(before.Server).Host
+	if err := host.Cut(f.ctx); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually(3*time.Minute, "the container runs on another host", func() bool {
+		p := f.placement("stays")
+		return p.Phase == "running" && p.Healthy == 1 && p.Containers[0].Server != before.Server
+	})
+	f.gated(f.placement("stays"))
+	if err := host.Join(f.ctx); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually(time.Minute, "the first one is ended on the host that is back", func() bool {
+		tasks, err := f.tasks(host)
+		return err == nil && !strings.Contains(tasks, before.Id)
+	})
+}
+
+// tasks lists what runs in a host's containerd.
+func (f *fleet) tasks(host *netns.Host) (string, error) {
+	return f.engines[host.Name].Ctr(f.ctx, "--namespace", "k8s.io", "task", "list")
 }
 
 // killSupernodeWhilePlacing: a placement that was begun is finished or undone
@@ -239,7 +269,7 @@ func TestUpdateAndMove(t *testing.T) {
 	f.must(cluster.AdminUser, "place", "update", "svc", "--image", f.supernode.Ref("demo/service", "v2"), "--env", "GREETING=two")
 	p := f.placement("svc")
 	f.serves(p, "two")
-	f.prepulledBeforeTheFirstStop(p)
+	f.gated(p)
 	if out := f.must(cluster.AdminUser, "place", "logs", "svc"); strings.Count(out, "this is v2") != 2 {
 		t.Errorf("logs after the update: %q", out)
 	}
@@ -275,12 +305,12 @@ func (f *fleet) serves(p *shoalv1.Placement, greeting string) {
 	}
 }
 
-// prepulledBeforeTheFirstStop: all hosts had the new version before the first
-// old container was ended, and so before the first new one started.
-func (f *fleet) prepulledBeforeTheFirstStop(p *shoalv1.Placement) {
+// gated: all hosts of a change had the image before the first of them was told
+// to start anything, or to end an old container for it.
+func (f *fleet) gated(p *shoalv1.Placement) {
 	f.t.Helper()
 	ready, ordered := gate(p)
 	if ready.IsZero() || !ready.Before(ordered) {
-		f.t.Errorf("the last host had the new version at %s, the first change was ordered at %s", ready, ordered)
+		f.t.Errorf("%s: the last host had the image at %s, the first change was ordered at %s", p.Name, ready, ordered)
 	}
 }
