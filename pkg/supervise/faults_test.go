@@ -214,3 +214,36 @@ func TestAnOldLookDecidesNothing(t *testing.T) {
 		}
 	})
 }
+
+// slow is an engine that takes its time to make a container.
+type slow struct{ Engine }
+
+func (s slow) Create(ctx context.Context, c engine.Spec) error {
+	<-time.After(2 * time.Second)
+	return s.Engine.Create(ctx, c)
+}
+
+// A container that is being made when it is not wanted any more is told of
+// until it is gone: else its place would be given away while it runs.
+func TestWhatIsBeingMadeIsTold(t *testing.T) {
+	simulate(t, func(_ *testing.T, h *host) {
+		h.down()
+		h.over = slow{h.engine}
+		h.up()
+		h.take(1, container("a"))
+		wait(100 * time.Millisecond)
+		h.take(2)
+		told := false // that nothing is left
+		for range 1000 {
+			r, there := h.last(), h.stands() != ""
+			if told = told || r.GetGeneration() == 2 && len(r.Containers) == 0; told && there {
+				t.Fatal("it was told that nothing is left, and then a is there")
+			}
+			wait(10 * time.Millisecond)
+		}
+		h.expect("nothing is wanted", "")
+		if r := h.last(); r.GetGeneration() != 2 || len(r.Containers) != 0 {
+			t.Errorf("told %v", r)
+		}
+	})
+}

@@ -95,6 +95,7 @@ type Supervisor struct {
 	have    map[string]*engine.State // guarded by mu: of the last look
 	health  map[string]health        // guarded by mu
 	busy    map[string]bool          // guarded by mu: something is being done
+	unseen  map[string]bool          // guarded by mu: something was done since they were looked at
 	looked  bool                     // guarded by mu: what there is was seen in this life
 	sick    error                    // guarded by mu: of the last look at the engine
 	turn    int                      // guarded by mu: grows when something was done
@@ -115,7 +116,7 @@ func New(cfg Config) *Supervisor {
 	}
 	return &Supervisor{
 		cfg: cfg, poke: make(chan struct{}, 1), news: make(chan struct{}, 1), slots: make(chan struct{}, actionsAtOnce),
-		desired: desired, records: records, have: map[string]*engine.State{}, health: map[string]health{}, busy: map[string]bool{},
+		desired: desired, records: records, have: map[string]*engine.State{}, health: map[string]health{}, busy: map[string]bool{}, unseen: map[string]bool{},
 	}
 }
 
@@ -251,6 +252,7 @@ func (s *Supervisor) look(ctx context.Context) time.Duration {
 		have[c.ID] = &c
 	}
 	s.have = have
+	maps.DeleteFunc(s.unseen, func(id string, _ bool) bool { return !s.busy[id] })
 	want := wanted(s.desired)
 	ids := maps.Clone(have)
 	for id := range want {
@@ -283,7 +285,7 @@ func (s *Supervisor) look(ctx context.Context) time.Duration {
 			wait = min(wait, max(later.Sub(now), gatherFor))
 		}
 		if do != nothing {
-			s.busy[id] = true
+			s.busy[id], s.unseen[id] = true, true
 			s.doings.Go(func() { s.do(ctx, do, id, want[id]) })
 		}
 	}
@@ -347,12 +349,17 @@ func (s *Supervisor) compare() {
 }
 
 // status is the report; the caller holds mu. What is not wanted and still
-// there is in it.
+// there is in it, and so is what may be: a container that is being made when it
+// is not wanted any more comes into being all the same, and goes later.
 func (s *Supervisor) status() *shoalv1.ReportContainersRequest {
 	out := &shoalv1.ReportContainersRequest{Generation: s.desired.GetGeneration()}
 	want := wanted(s.desired)
 	ids := slices.Sorted(maps.Keys(want))
-	for _, id := range slices.Sorted(maps.Keys(s.have)) {
+	left := maps.Clone(s.unseen)
+	for id := range s.have {
+		left[id] = true
+	}
+	for _, id := range slices.Sorted(maps.Keys(left)) {
 		if want[id] == nil && len(ids) < mostTold {
 			ids = append(ids, id)
 		}

@@ -372,6 +372,19 @@ func TestADeadHostWithoutRoomElsewhereIsTriedAgain(t *testing.T) {
 	})
 }
 
+func TestTwoDeadHostsAndRoomForOne(t *testing.T) {
+	inPond(t, 4, func(p *pond) {
+		p.edit("c", func(h *Host) { h.Phase = phaseDraining })
+		p.edit("d", func(h *Host) { h.Phase = phaseDraining })
+		p.bring(2, func(o *Order) { o.Service.Need.Ports = []int32{80} })
+		p.edit("c", func(h *Host) { h.Phase = phaseReady })
+		p.twin.Cut("id-a")
+		p.twin.Cut("id-b")
+		<-time.After(2 * time.Minute)
+		p.expect(p.settle("app"), PhaseDegraded, "a:1 b:1 c:1")
+	})
+}
+
 func TestADrainedHostIsEmptied(t *testing.T) {
 	inPond(t, 2, func(p *pond) {
 		p.bring(2)
