@@ -44,7 +44,11 @@ func read[T any](ctx context.Context, store meta.Store, key string) (v versioned
 }
 
 func decode[T any](raw meta.Value) (v versioned[T], err error) {
-	if err := json.Unmarshal(raw.Data, &v.value); err != nil {
+	data, err := unpacked(raw.Data)
+	if err == nil {
+		err = json.Unmarshal(data, &v.value)
+	}
+	if err != nil {
 		return v, fmt.Errorf("read %s: %w", raw.Key, err)
 	}
 	v.revision = raw.Revision
@@ -53,6 +57,9 @@ func decode[T any](raw meta.Value) (v versioned[T], err error) {
 
 func put(key string, value any) (meta.Op, error) {
 	data, err := json.Marshal(value)
+	if err == nil {
+		data, err = packed(data)
+	}
 	if err != nil {
 		return meta.Op{}, fmt.Errorf("encode %s: %w", key, err)
 	}
