@@ -250,7 +250,7 @@ func coded(err error) error {
 	case errors.Is(err, auth.ErrUserExists), errors.Is(err, auth.ErrProjectExists), errors.Is(err, auth.ErrRobotExists), errors.Is(err, inventory.ErrExists), errors.Is(err, placement.ErrExists):
 		code = connect.CodeAlreadyExists
 	case errors.Is(err, auth.ErrProjectHolds), errors.Is(err, auth.ErrLastAdmin), errors.Is(err, auth.ErrNoPassword), errors.Is(err, auth.ErrRotating), errors.Is(err, token.ErrRotating),
-		errors.Is(err, inventory.ErrHolds), errors.Is(err, inventory.ErrPhase), errors.Is(err, inventory.ErrQuota), errors.Is(err, cost.ErrTooMuch), errors.Is(err, placement.ErrBusy), errors.Is(err, placement.ErrStopped), errors.Is(err, placement.ErrNotPlaced), errors.Is(err, placement.ErrNoRoom),
+		errors.Is(err, inventory.ErrHolds), errors.Is(err, inventory.ErrPhase), errors.Is(err, inventory.ErrQuota), errors.Is(err, cost.ErrTooMuch), errors.Is(err, placement.ErrBusy), errors.Is(err, placement.ErrStopped), errors.Is(err, placement.ErrNotPlaced), errors.Is(err, placement.ErrNoRoom), errors.Is(err, placement.ErrTooMany),
 		errors.Is(err, errNoProfile), errors.Is(err, errUnderWay), errors.Is(err, errRefusedThere), errors.Is(err, profile.ErrInvalid), errors.Is(err, fleet.ErrNotConnected):
 		code = connect.CodeFailedPrecondition
 	case errors.Is(err, auth.ErrLogin):

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/shoalproject/shoal/supernode/meta"
 )
 
 func ids(list []Server) (out []string) {
@@ -169,6 +171,23 @@ func TestAdoptServer(t *testing.T) {
 	}
 	if _, err := b.AdoptServer(ctx, user("ada"), with(func(a *Adoption) { a.Name = "old3" })); !errors.Is(err, ErrQuota) {
 		t.Errorf("above the quota: %v", err)
+	}
+}
+
+func TestImportedServersAreBounded(t *testing.T) {
+	b := newBook(t)
+	ctx := t.Context()
+	b.pool(Pool{Name: "old"})
+	full, err := put(seatsPrefix+"old", seats{Imported: maxImported - 1})
+	b.must(err)
+	_, err = b.store.Commit(ctx, nil, []meta.Op{full})
+	b.must(err)
+	const list = "name,address\nold1,10.0.7.1\nold2,10.0.7.2\n"
+	if _, _, err := b.ImportServers(ctx, sysAdmin, "old", FormatCSV, list, false); !errors.Is(err, ErrQuota) {
+		t.Errorf("one more than there may be: %v", err)
+	}
+	if all, err := b.Servers(ctx, ""); err != nil || len(all) != 1 {
+		t.Errorf("%d were taken, %v", len(all), err)
 	}
 }
 

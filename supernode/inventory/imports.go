@@ -7,6 +7,10 @@ import (
 	"strconv"
 )
 
+// maxImported bounds the imported servers of one pool: they are in no quota, and
+// each costs room and time.
+const maxImported = 10_000
+
 // ImportServers writes down machines that stand already, from a list, for an
 // admin of the pool. They are in phase imported: nothing is done to them until
 // each is adopted. It returns what was taken, and says of the rest why not. A

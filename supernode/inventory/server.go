@@ -361,6 +361,9 @@ func (i *Inventory) reseat(ctx context.Context, moves map[string]seats, room boo
 			}
 			compares = append(compares, quota)
 		}
+		if room && by.Imported > 0 && has.Imported+by.Imported > maxImported {
+			return nil, nil, fmt.Errorf("%w: it holds %d imported servers; adopt or retire some", ErrQuota, has.Imported)
+		}
 		has.Servers += by.Servers
 		has.Imported += by.Imported
 		write, err := put(seatsPrefix+pool, has)

@@ -48,7 +48,12 @@ func (a Agents) Prepull(ctx context.Context, host Host, service Service, progres
 			return err
 		}
 	}
+	done := false
+	var refusal error
 	for m, err := range a.Lines.Ask(ctx, host.PeerID, &shoalv1.Order{What: &shoalv1.Order_Prewarm{Prewarm: order}}) {
+		if done {
+			break
+		}
 		if err != nil {
 			return a.reached(err)
 		}
@@ -57,12 +62,17 @@ func (a Agents) Prepull(ctx context.Context, host Host, service Service, progres
 		case !ok:
 			return fmt.Errorf("%s answered a prepull with %T", host.label(), m)
 		case said.Done && said.Error != "":
-			return errors.New(said.Error)
+			done, refusal = true, errors.New(said.Error)
+			continue // to the end of the answer, else the order would be cancelled
 		case said.Done:
+			done = true
 			progress(said.BytesTotal, said.BytesTotal)
-			return nil
+			continue
 		}
 		progress(said.BytesDone, said.BytesTotal)
+	}
+	if done {
+		return refusal
 	}
 	return fmt.Errorf("%s stopped answering before it had the image", host.label())
 }

@@ -3,6 +3,8 @@ package placement
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -73,4 +75,36 @@ func TestADeadlineIsBounded(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestPlacementsOfAPoolAreBounded(t *testing.T) {
+	inPond(t, 1, func(p *pond) {
+		for i := range MaxPlacements {
+			one := anOrder(fmt.Sprint("old-", i), 1).record(time.Now())
+			one.Phase = PhaseFailed
+			if _, err := p.runner.save(t.Context(), versioned[Record]{value: one}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := p.runner.Place(t.Context(), anOrder("app", 1)); !errors.Is(err, ErrTooMany) {
+			t.Errorf("one more than there may be: %v", err)
+		}
+		if _, err := p.runner.Place(t.Context(), anOrder("old-1", 1)); err != nil {
+			t.Errorf("in the place of a failed one: %v", err)
+		}
+	})
+}
+
+// A host may say that it has more than there is; what is placed there passes
+// no quota by that.
+func TestSumsDoNotPassTheLargestNumber(t *testing.T) {
+	h := HostRecord{Claims: []Claim{{Need: Need{CPU: 1 << 62, Memory: 1 << 62}}, {Need: Need{CPU: 1 << 62, Memory: 1 << 62}}}}
+	for _, n := range []Need{h.used(), h.takes(), h.takes().plus(h.takes())} {
+		if n.CPU != math.MaxInt64 || n.Memory != math.MaxInt64 {
+			t.Errorf("%+v", n)
+		}
+	}
+	if room := roomIn(Need{CPU: 4000}, h.takes()); allowed(room, Need{CPU: 1000}) != 0 {
+		t.Errorf("there is room for more: %+v", room)
+	}
 }

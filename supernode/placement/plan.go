@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -46,10 +47,18 @@ type Need struct {
 
 // plus is what two containers take together.
 func (n Need) plus(other Need) Need {
-	n.CPU += other.CPU
-	n.Memory += other.Memory
+	n.CPU, n.Memory = sum(n.CPU, other.CPU), sum(n.Memory, other.Memory)
 	n.Ports = slices.Concat(n.Ports, other.Ports)
 	return n
+}
+
+// sum is a+b of what is not negative. What does not fit is the largest number,
+// and so over any quota: a host may say that it is of any size.
+func sum(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
 }
 
 // Part is a blob of an image.

@@ -16,6 +16,9 @@ const (
 	MaxServiceBytes = 16 << 10
 	// maxTolerated bounds the taints that a placement tolerates.
 	maxTolerated = 20
+	// MaxPlacements bounds the placements of one pool, those that failed too:
+	// each is looked at again and again.
+	MaxPlacements = 1000
 	// keptVerdicts bounds those that are written down; all are told.
 	keptVerdicts = 500
 )
@@ -35,6 +38,8 @@ var (
 	// ErrNotPlaced is wrapped for a placement that failed before anything of it
 	// ran.
 	ErrNotPlaced = errors.New("nothing was placed")
+	// ErrTooMany is wrapped when a pool has as many placements as it may.
+	ErrTooMany = errors.New("too many placements")
 	// ErrInvalid is wrapped for what cannot be placed.
 	ErrInvalid = errors.New("not valid")
 )
@@ -271,8 +276,7 @@ func (h HostRecord) used() (n Need) {
 // takes is what all claims hold together, without their ports.
 func (h HostRecord) takes() (n Need) {
 	for _, c := range h.Claims {
-		n.CPU += c.Need.CPU
-		n.Memory += c.Need.Memory
+		n = n.plus(Need{CPU: c.Need.CPU, Memory: c.Need.Memory})
 	}
 	return n
 }

@@ -146,6 +146,24 @@ func (r *Record) replaceable(pool string) bool {
 	return r.Pool == pool && r.Phase == PhaseFailed && r.Change == nil && !r.Removing && len(r.Containers) == 0
 }
 
+// mayHaveMore refuses a pool another placement when it has as many as it may.
+func (r *Runner) mayHaveMore(ctx context.Context, pool string) error {
+	all, err := r.records(ctx)
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, one := range all {
+		if one.Pool == pool {
+			n++
+		}
+	}
+	if n >= MaxPlacements {
+		return fmt.Errorf("%w on pool %s: it has %d, failed ones among them; remove some", ErrTooMany, pool, n)
+	}
+	return nil
+}
+
 // Place begins a placement. A failed one of that name and pool is replaced. It
 // returns when that is written down; Watch says how it goes on.
 func (r *Runner) Place(ctx context.Context, o Order) (Record, error) {
@@ -158,6 +176,11 @@ func (r *Runner) Place(ctx context.Context, o Order) (Record, error) {
 	}
 	if v.revision != 0 && !v.value.replaceable(o.Pool) {
 		return Record{}, nameTaken(o.Name)
+	}
+	if v.revision == 0 {
+		if err := r.mayHaveMore(ctx, o.Pool); err != nil {
+			return Record{}, err
+		}
 	}
 	v.value = o.record(r.cfg.Now())
 	r.begin(&v.value, kindPlace, 1, o.Deadline)
