@@ -115,6 +115,9 @@ func (a *app) showCost(ctx context.Context, client shoalv1connect.CostServiceCli
 	if a.json {
 		return a.printJSON(m)
 	}
+	if len(m.Rows) == 0 && request.Pool+request.Project != "" {
+		a.say("Nothing is known of that pool or project in that time.")
+	}
 	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
 	fmt.Fprintf(w, "From %s to %s (UTC)\n\n", m.From.AsTime().Format(time.DateTime), m.To.AsTime().Format(time.DateTime))
 	fmt.Fprintln(w, "NAME\tPOOL\tAMOUNT\tCURRENCY\tCORE-HOURS\tGIB-HOURS")
@@ -123,7 +126,7 @@ func (a *app) showCost(ctx context.Context, client shoalv1connect.CostServiceCli
 			float64(r.CpuMilliSeconds)/1000/3600, float64(r.MemoryMibSeconds)/1024/3600)
 	}
 	if len(m.Pools) > 0 {
-		fmt.Fprintln(w, "\nPOOL\tSERVERS\tALLOCATED\tIDLE\tCURRENCY\tFROM PEERS\tFROM SUPERNODE\tFROM OUTSIDE\tSAVED")
+		fmt.Fprintln(w, "\nPOOL\tCOST\tALLOCATED\tIDLE\tCURRENCY\tFROM PEERS\tFROM SUPERNODE\tFROM OUTSIDE\tSAVED")
 	}
 	for _, p := range m.Pools {
 		money := func(micro int64) string { return formatDecimal(micro, moneyDigits) }

@@ -25,6 +25,7 @@ type costsDouble struct {
 	shoalv1connect.UnimplementedCostServiceHandler
 	get    *shoalv1.GetCostRequest
 	budget *shoalv1.Budget
+	empty  bool // nothing was used
 	// A client that has seen enough does not wait for the end of a stream.
 	export atomic.Pointer[shoalv1.ExportCostRequest]
 	breaks atomic.Bool // the export breaks off
@@ -33,6 +34,9 @@ type costsDouble struct {
 func (d *costsDouble) GetCost(_ context.Context, r *connect.Request[shoalv1.GetCostRequest]) (*connect.Response[shoalv1.GetCostResponse], error) {
 	d.get = r.Msg
 	day := timestamppb.New(time.Date(2030, 3, 1, 0, 0, 0, 0, time.UTC))
+	if d.empty {
+		return connect.NewResponse(&shoalv1.GetCostResponse{From: day, To: day}), nil
+	}
 	return connect.NewResponse(&shoalv1.GetCostResponse{
 		From: day, To: day,
 		Rows:  []*shoalv1.CostRow{{Name: "sh\x1bop", Currency: "EUR", AmountMicro: 15_120_000, CpuMilliSeconds: 5000 * 3600, MemoryMibSeconds: 2048 * 3600}, {Name: "(idle)"}},
@@ -80,7 +84,7 @@ func TestACostIsShown(t *testing.T) {
 	}
 	for _, pattern := range []string{
 		`(?m)^sh\?op +- +15\.12 +EUR +5\.0 +2\.0$`, `(?m)^\(idle\) +- +0 +- +0\.0 +0\.0$`,
-		`(?m)^web +57\.6 +15\.12 +42\.48 +EUR +1\.0 GB +0 B +0 B +0\.000001$`,
+		`(?m)^POOL +COST +ALLOCATED +IDLE`, `(?m)^web +57\.6 +15\.12 +42\.48 +EUR +1\.0 GB +0 B +0 B +0\.000001$`,
 	} {
 		if !regexp.MustCompile(pattern).MatchString(out) {
 			t.Errorf("%s is not in\n%s", pattern, out)
@@ -88,6 +92,12 @@ func TestACostIsShown(t *testing.T) {
 	}
 	if status, out, _ := run("cost --json"); status != exitDone || !strings.Contains(out, `"amount_micro"`) || d.get.By != "project" || d.get.From != nil {
 		t.Errorf("status %d, %v, %s", status, d.get, out)
+	}
+	d.empty = true
+	for line, want := range map[string]bool{"cost --pool none": true, "cost --project none": true, "cost": false} {
+		if status, _, said := run(line); status != exitDone || strings.Contains(said, "Nothing is known") != want {
+			t.Errorf("%s without rows: status %d, %s", line, status, said)
+		}
 	}
 	for _, line := range []string{"cost --from yesterday", "cost --to x", "cost web", "cost -O file"} {
 		if status, _, said := run(line); status != exitUsage {

@@ -33,9 +33,10 @@ type serviceFlags struct {
 func (s *serviceFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.Var(milli(&s.service.CpuMilli), "cpu", "cores that each container may use at most and holds, such as 0.5; without it there is no limit and nothing is held")
-	f.TextVar(&s.memory, "memory", settings.Size(0), "memory that each may use at most and holds, such as 256MiB; without it there is no limit and nothing is held")
+	f.TextVar(&s.memory, "memory", settings.Size(0), "memory `size` that each may use at most and holds, such as 256MiB; without it there is no limit and nothing is held")
 	f.StringArrayVar(&s.service.Env, "env", nil, "NAME=value over the image's own (repeatable)")
-	f.Int32SliceVar(&s.service.Ports, "port", nil, "TCP port on the host that it listens on; it is healthy when it answers (repeatable)")
+	f.Int32SliceVar(&s.service.Ports, "port", nil, "TCP `port` on the host that it listens on; it is healthy when it answers (repeatable)")
+	f.Lookup("port").DefValue = "" // else the help says that it is []
 }
 
 // read completes the service by what stands behind "--".
@@ -88,7 +89,9 @@ them are.`,
 			if request.Pool == "" {
 				return fmt.Errorf("%w: --pool is needed: whose hosts are to run it", settings.ErrUsage)
 			}
-			request.DeadlineSeconds = int64(deadline.Seconds())
+			if request.DeadlineSeconds, err = wholeSeconds(deadline); err != nil {
+				return err
+			}
 			client, err := a.placements()
 			if err != nil {
 				return err
@@ -113,6 +116,15 @@ them are.`,
 	cmd.AddCommand(a.placeListCommand(), a.placeShowCommand(), a.placeLogsCommand(), a.placeScaleCommand(), a.placeUpdateCommand(),
 		a.placeRollbackCommand(), a.placeStopCommand(), a.placeStartCommand(), a.placeRestartCommand(), a.placeRemoveCommand())
 	return cmd
+}
+
+// wholeSeconds is a deadline as it is sent. A part of a second would be lost,
+// and none of it means the supernode's own deadline.
+func wholeSeconds(d time.Duration) (int64, error) {
+	if d%time.Second != 0 {
+		return 0, fmt.Errorf("%w: --deadline %v: give whole seconds", settings.ErrUsage, d)
+	}
+	return int64(d / time.Second), nil
 }
 
 func (a *app) placeListCommand() *cobra.Command {

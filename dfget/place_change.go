@@ -66,9 +66,13 @@ all of them go back to the version before. What is not named stays as it is.`,
 				}
 			}
 			flags.service.Image = image
+			lasts, err := wholeSeconds(deadline)
+			if err != nil {
+				return err
+			}
 			request := &shoalv1.UpdatePlacementRequest{
 				Name: name, Service: &flags.service, SetArgs: cmd.ArgsLenAtDash() >= 0, SetEnv: cmd.Flags().Changed("env"),
-				SetPorts: cmd.Flags().Changed("port"), DeadlineSeconds: int64(deadline.Seconds()),
+				SetPorts: cmd.Flags().Changed("port"), DeadlineSeconds: lasts,
 			}
 			client, err := a.placements()
 			if err != nil {

@@ -1,6 +1,7 @@
 package dfget
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -132,7 +133,8 @@ func (a *app) placeLogsCommand() *cobra.Command {
 		Use:   "logs NAME",
 		Short: "Read what a placement's containers wrote",
 		Long: `Read what a placement's containers wrote: all that is kept, or the last lines.
-Lines of more than one container begin with its ID.`,
+Lines of more than one container begin with its ID. With --json each line is an
+object with container and line.`,
 		Example: "  dfget place logs app --tail 20\n  dfget place logs app --follow\n  dfget place logs app --container app-5ncdefg7h2",
 		Args:    settings.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -147,7 +149,7 @@ Lines of more than one container begin with its ID.`,
 			}
 			defer stream.Close()
 			failures := 0
-			prefixes := linePrefixer{out: a.out, rest: map[string]string{}, plain: request.Container != ""}
+			prefixes := linePrefixer{out: a.out, rest: map[string]string{}, plain: request.Container != "", json: a.json}
 			for stream.Receive() {
 				line := stream.Msg()
 				if line.Error != "" {
@@ -183,10 +185,25 @@ type linePrefixer struct {
 	out   io.Writer
 	rest  map[string]string // begun lines
 	plain bool
+	json  bool
+}
+
+// logLine is one line of a container's log, in JSON.
+type logLine struct {
+	Container string `json:"container"`
+	Line      string `json:"line"`
+}
+
+func (p *linePrefixer) line(container, text string) {
+	if !p.json {
+		fmt.Fprintf(p.out, "%s | %s\n", container, text)
+		return
+	}
+	_ = json.NewEncoder(p.out).Encode(logLine{container, text})
 }
 
 func (p *linePrefixer) write(container string, data []byte) {
-	if p.plain {
+	if p.plain && !p.json {
 		_, _ = p.out.Write(data)
 		return
 	}
@@ -197,7 +214,7 @@ func (p *linePrefixer) write(container string, data []byte) {
 			p.rest[container] = text
 			return
 		}
-		fmt.Fprintf(p.out, "%s | %s\n", container, line)
+		p.line(container, line)
 		text = rest
 	}
 }
@@ -205,7 +222,7 @@ func (p *linePrefixer) write(container string, data []byte) {
 func (p *linePrefixer) end() {
 	for container, rest := range p.rest {
 		if rest != "" {
-			fmt.Fprintf(p.out, "%s | %s\n", container, rest)
+			p.line(container, rest)
 		}
 	}
 }

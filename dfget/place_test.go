@@ -3,6 +3,7 @@ package dfget
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -24,6 +25,31 @@ func TestLogsOfSeveralDoNotRunIntoEachOther(t *testing.T) {
 	want := "a | one\nb | three\na | two\nb | " + strings.Repeat("x", maxHeld) + "\na | four\n"
 	if out.String() != want {
 		t.Errorf("%.200q, want %.200q", out.String(), want)
+	}
+}
+
+func TestLogsInJSONAreAnObjectForEachLine(t *testing.T) {
+	var out strings.Builder
+	p := linePrefixer{out: &out, rest: map[string]string{}, plain: true, json: true}
+	p.write("a", []byte("say \"x\"\nhal"))
+	p.write("a", []byte("f"))
+	p.end()
+	if want := `{"container":"a","line":"say \"x\""}` + "\n" + `{"container":"a","line":"half"}` + "\n"; out.String() != want {
+		t.Errorf("%s, want %s", out.String(), want)
+	}
+}
+
+func TestDeadlinesAreWholeSeconds(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	for line, refused := range map[string]bool{
+		"place demo/app --pool a --deadline 1ms": true, "place update app --deadline 1500ms": true, "place update app --deadline -1ms": true,
+		"place demo/app --pool a --deadline 90s": false, "place update app --deadline 1h": false,
+	} {
+		var errOut strings.Builder
+		status := Run(t.Context(), strings.Fields(line), strings.NewReader(""), io.Discard, &errOut)
+		if said := strings.Contains(errOut.String(), "whole seconds"); status != exitUsage || said != refused {
+			t.Errorf("dfget %s: exit status %d, it said %q", line, status, errOut.String())
+		}
 	}
 }
 

@@ -96,7 +96,7 @@ func (p *poolFlags) add(cmd *cobra.Command) {
 	f.Var(micro(&p.price.EgressGbMicro), "egress-gb", "price of a gigabyte from outside")
 	f.Int32Var(&p.quota.Servers, "quota-servers", 0, "how many servers it may have; 0 is no limit")
 	f.Var(milli(&p.quota.CpuMilli), "quota-cpu", "how many cores may be placed on it, such as 100 or 0.5; 0 is no limit")
-	f.TextVar(&p.memory, "quota-memory", settings.Size(0), "how much memory may be placed on it, such as 512GiB; 0 is no limit")
+	f.TextVar(&p.memory, "quota-memory", settings.Size(0), "memory `size` that may be placed on it, such as 512GiB; 0 is no limit")
 	f.Int32Var(&p.weight, "cpu-weight", 0, "in a cost, how many GiB of memory a core weighs as much as; 0 is 4")
 }
 

@@ -52,7 +52,7 @@ func (p *projectFlags) add(cmd *cobra.Command) {
 	f.BoolVar(&p.public, "public", false, "everybody who is logged in may pull")
 	f.BoolVar(&p.developersDelete, "developers-delete", false, "developers may delete as well")
 	f.StringArrayVar(&p.immutable, "immutable-tag", nil, "pattern of tags that stay as they are, such as 'v*' (repeatable; '' for none)")
-	f.TextVar(&p.quota, "quota", settings.Size(0), "how much the project may hold, such as 50GB; 0 is no limit (system administrators)")
+	f.TextVar(&p.quota, "quota", settings.Size(0), "`size` of what the project may hold, such as 50GB; 0 is no limit (system administrators)")
 }
 
 // patterns leaves out what only says that there are none.

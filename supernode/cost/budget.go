@@ -144,7 +144,7 @@ func (b *Book) RemoveBudget(ctx context.Context, scope, currency string) error {
 		}
 	}
 	if len(ops) == 0 {
-		return fmt.Errorf("%s %s: %w", scope, currency, ErrNoBudget)
+		return fmt.Errorf("%s: %w", strings.TrimSpace(scope+" "+currency), ErrNoBudget)
 	}
 	for some := range slices.Chunk(ops, meta.MaxOps) {
 		if _, err := b.cfg.Meta.Commit(ctx, nil, some); err != nil {

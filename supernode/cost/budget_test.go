@@ -109,8 +109,12 @@ func TestBudgetsAreListedToWhomTheyConcern(t *testing.T) {
 			t.Errorf("%s: %v, want %s, error %v", c.name, got, c.want, err)
 		}
 	}
-	if err := s.RemoveBudget(t.Context(), "pool:web", "USD"); !errors.Is(err, ErrNoBudget) {
-		t.Errorf("one that is not there: %v", err)
+	for _, c := range []struct{ scope, currency, want string }{
+		{"pool:web", "USD", "pool:web USD: no such budget"}, {"pool:none", "", "pool:none: no such budget"},
+	} {
+		if err := s.RemoveBudget(t.Context(), c.scope, c.currency); !errors.Is(err, ErrNoBudget) || err.Error() != c.want {
+			t.Errorf("one that is not there: %v, want %s", err, c.want)
+		}
 	}
 	if err := errors.Join(s.RemoveBudget(t.Context(), "pool:web", "EUR"), s.RemoveBudget(t.Context(), "project:web", "")); err != nil {
 		t.Error(err)
