@@ -281,6 +281,19 @@ func TestAViewSaysHowItIsNow(t *testing.T) {
 		if v, err := p.runner.Look(t.Context(), "app"); err != nil || v.Phase != PhaseDegraded || v.Healthy != 0 {
 			t.Errorf("%s with its hosts away: %d healthy, %v", v.Phase, v.Healthy, err)
 		}
+		// A host that speaks again is back, before all hosts are looked at again.
+		v, err := p.runner.Look(t.Context(), "app")
+		if err != nil {
+			t.Fatal(err)
+		}
+		left := v.Containers[0]
+		said := &shoalv1.ReportContainersRequest{
+			Generation: p.claims()[left.Server].Generation, Containers: []*shoalv1.ContainerStatus{{Id: left.ID, State: shoalv1.ContainerStatus_RUNNING}},
+		}
+		if err := p.runner.Report(t.Context(), left.Server, said); err != nil {
+			t.Fatal(err)
+		}
+		stands(PhaseRunning, 1)
 	})
 }
 

@@ -211,7 +211,7 @@ func (r *Runner) Report(ctx context.Context, server string, m *shoalv1.ReportCon
 	if v.revision == 0 {
 		return nil // nothing was ever placed there by this house: what runs is not touched
 	}
-	next := report{generation: m.Generation, containers: map[string]*shoalv1.ContainerStatus{}}
+	next := report{at: r.cfg.Now(), generation: m.Generation, containers: map[string]*shoalv1.ContainerStatus{}}
 	for _, c := range m.Containers {
 		if slices.ContainsFunc(v.value.Claims, func(own Claim) bool { return own.ID == c.Id }) {
 			c.Error = strings.ToValidUTF8(c.Error[:min(len(c.Error), maxSaid)], "?")

@@ -71,6 +71,7 @@ type Runner struct {
 
 // report is what a host said last of its containers.
 type report struct {
+	at         time.Time
 	generation int64
 	containers map[string]*shoalv1.ContainerStatus
 }

@@ -48,7 +48,10 @@ func (r *Runner) view(record Record) View {
 	for _, p := range v.Known {
 		if s := r.reports[p.Server].containers[p.ID]; s != nil {
 			v.Statuses[p.ID] = s
-			if _, away := r.away[p.Server]; s.State == shoalv1.ContainerStatus_RUNNING && !away {
+			// A host that spoke since it was found away is back; the next look
+			// at all hosts, which says so too, is some time off.
+			since, away := r.away[p.Server]
+			if s.State == shoalv1.ContainerStatus_RUNNING && (!away || r.reports[p.Server].at.After(since)) {
 				v.Healthy++
 			}
 		}
