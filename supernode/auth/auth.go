@@ -199,7 +199,7 @@ const conflictTries = 32
 // when there is none. A nil result without an error leaves things as they are.
 func update[T any](ctx context.Context, s Store, key string, change func(old *T) (*T, error)) error {
 	for range conflictTries {
-		old, revision, err := read[T](ctx, s, key)
+		old, revision, err := meta.ReadRecord[T](ctx, s, key)
 		if err != nil {
 			return err
 		}
@@ -207,55 +207,16 @@ func update[T any](ctx context.Context, s Store, key string, change func(old *T)
 		if err != nil || next == nil {
 			return err
 		}
-		data, err := json.Marshal(next)
+		write, err := meta.PutRecord(key, next)
 		if err != nil {
-			return fmt.Errorf("encode %s: %w", key, err)
+			return err
 		}
-		_, err = s.Commit(ctx, []meta.Compare{{Key: key, Revision: revision}}, []meta.Op{meta.Put(key, data)})
+		_, err = s.Commit(ctx, []meta.Compare{{Key: key, Revision: revision}}, []meta.Op{write})
 		if !errors.Is(err, meta.ErrConflict) {
 			return err
 		}
 	}
 	return fmt.Errorf("write %s: %w, %d times over; try again", key, meta.ErrConflict, conflictTries)
-}
-
-// read returns nil and revision 0 when there is nothing under key.
-func read[T any](ctx context.Context, s Store, key string) (*T, meta.Revision, error) {
-	v, err := s.Get(ctx, key)
-	if errors.Is(err, meta.ErrNotFound) {
-		return nil, 0, nil
-	}
-	if err != nil {
-		return nil, 0, err
-	}
-	record := new(T)
-	if err := json.Unmarshal(v.Data, record); err != nil {
-		return nil, 0, fmt.Errorf("read %s: %w", v.Key, err)
-	}
-	return record, v.Revision, nil
-}
-
-// scan reads every record under prefix, page by page.
-func scan[T any](ctx context.Context, s Store, prefix string) ([]T, error) {
-	var out []T
-	from := ""
-	for {
-		page, err := s.List(ctx, prefix, from, 0)
-		if err != nil {
-			return nil, err
-		}
-		for _, v := range page {
-			var record T
-			if err := json.Unmarshal(v.Data, &record); err != nil {
-				return nil, fmt.Errorf("read %s: %w", v.Key, err)
-			}
-			out = append(out, record)
-		}
-		if len(page) < meta.MaxList {
-			return out, nil
-		}
-		from = page[len(page)-1].Key + "\x00"
-	}
 }
 
 // newSecret is 256 random bits as text.

@@ -60,7 +60,7 @@ func (a *Auth) personUser(ctx context.Context, p openid.Person) (User, error) {
 
 func (a *Auth) tryPersonUser(ctx context.Context, p openid.Person) (User, error) {
 	who := binding{p.Issuer, p.Subject}
-	bound, boundRevision, err := read[bindingRecord](ctx, a.cfg.Meta, who.key())
+	bound, boundRevision, err := meta.ReadRecord[bindingRecord](ctx, a.cfg.Meta, who.key())
 	if err != nil {
 		return User{}, fmt.Errorf("look a person up: %w", err)
 	}

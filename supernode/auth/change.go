@@ -63,7 +63,7 @@ func (a *Auth) LastChange() int64 {
 }
 
 func (a *Auth) loadChanged(ctx context.Context) error {
-	record, _, err := read[changedRecord](ctx, a.cfg.Meta, changedKey)
+	record, _, err := meta.ReadRecord[changedRecord](ctx, a.cfg.Meta, changedKey)
 	if err != nil {
 		return fmt.Errorf("read when rights changed last: %w", err)
 	}

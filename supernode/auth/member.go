@@ -90,7 +90,7 @@ func (a *Auth) unseat(ctx context.Context, project, user string) (edit, error) {
 		return edit{}, ErrNoUser
 	}
 	key := memberPrefix + project + "/" + user
-	old, _, err := read[Member](ctx, a.cfg.Meta, key)
+	old, _, err := meta.ReadRecord[Member](ctx, a.cfg.Meta, key)
 	if err != nil {
 		return edit{}, err
 	}
@@ -106,7 +106,7 @@ func (a *Auth) Members(ctx context.Context, by User, project string) ([]Member, 
 	if _, err := a.allowed(ctx, by, project, seeMembers); err != nil {
 		return nil, fmt.Errorf("members of project %q: %w", project, err)
 	}
-	list, err := scan[Member](ctx, a.cfg.Meta, memberPrefix+project+"/")
+	list, err := meta.Records[Member](ctx, a.cfg.Meta, memberPrefix+project+"/")
 	if err != nil {
 		return nil, fmt.Errorf("members of project %s: %w", project, err)
 	}
@@ -128,7 +128,7 @@ func (a *Auth) roleOf(ctx context.Context, project string, user User) (Role, err
 	if !userName(user.Name) {
 		return "", nil
 	}
-	m, _, err := read[Member](ctx, a.cfg.Meta, memberPrefix+project+"/"+user.Name)
+	m, _, err := meta.ReadRecord[Member](ctx, a.cfg.Meta, memberPrefix+project+"/"+user.Name)
 	if err != nil {
 		return "", fmt.Errorf("look a member up: %w", err)
 	}
@@ -141,13 +141,13 @@ func (a *Auth) roleOf(ctx context.Context, project string, user User) (Role, err
 // unseatEverywhere takes a removed user's roles away. What it does not get to
 // counts for nobody, since nobody has the ID.
 func (a *Auth) unseatEverywhere(ctx context.Context, user, id string) error {
-	projects, err := scan[Project](ctx, a.cfg.Meta, projectPrefix)
+	projects, err := meta.Records[Project](ctx, a.cfg.Meta, projectPrefix)
 	if err != nil {
 		return err
 	}
 	for _, p := range projects {
 		key := memberPrefix + p.Name + "/" + user
-		m, _, err := read[Member](ctx, a.cfg.Meta, key)
+		m, _, err := meta.ReadRecord[Member](ctx, a.cfg.Meta, key)
 		if err != nil {
 			return err
 		}
@@ -155,7 +155,7 @@ func (a *Auth) unseatEverywhere(ctx context.Context, user, id string) error {
 			continue
 		}
 		err = a.changeProject(ctx, User{Name: user, Admin: true}, p.Name, manageProject, func(*Project) (edit, error) {
-			m, revision, err := read[Member](ctx, a.cfg.Meta, key)
+			m, revision, err := meta.ReadRecord[Member](ctx, a.cfg.Meta, key)
 			if err != nil || m == nil || m.UserID != id {
 				return edit{}, err
 			}

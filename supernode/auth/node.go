@@ -134,7 +134,7 @@ func (a *Auth) Revoke(ctx context.Context, peerID string) error {
 }
 
 func (a *Auth) tryRevoke(ctx context.Context, peerID string) error {
-	record, revision, err := read[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix+peerID)
+	record, revision, err := meta.ReadRecord[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix+peerID)
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (a *Auth) tryRevoke(ctx context.Context, peerID string) error {
 // Forget removes the record of a node that was revoked, so that it may join
 // again with a new token.
 func (a *Auth) Forget(ctx context.Context, peerID string) error {
-	record, revision, err := read[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix+peerID)
+	record, revision, err := meta.ReadRecord[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix+peerID)
 	if err != nil {
 		return fmt.Errorf("forget %s: %w", peerID, err)
 	}
@@ -189,7 +189,7 @@ func (a *Auth) Seen(peerID string) {
 
 // Nodes lists all nodes, revoked ones included, by peer ID.
 func (a *Auth) Nodes(ctx context.Context) ([]Node, error) {
-	records, err := scan[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix)
+	records, err := meta.Records[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}
@@ -208,7 +208,7 @@ func (a *Auth) Nodes(ctx context.Context) ([]Node, error) {
 // ServerOf is the ID of the server that a node's join token was bound to, ""
 // for none and for a node that is not known.
 func (a *Auth) ServerOf(ctx context.Context, peerID string) (string, error) {
-	record, _, err := read[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix+peerID)
+	record, _, err := meta.ReadRecord[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix+peerID)
 	if err != nil {
 		return "", fmt.Errorf("look a node's server up: %w", err)
 	}
@@ -239,7 +239,7 @@ func (a *Auth) nodeUser(ctx context.Context, peerID string) (User, error) {
 	if err := a.admit(peerID); err != nil {
 		return user, err
 	}
-	record, _, err := read[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix+peerID)
+	record, _, err := meta.ReadRecord[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix+peerID)
 	if err != nil {
 		return user, fmt.Errorf("look a node up: %w", err)
 	}
@@ -259,7 +259,7 @@ func (a *Auth) admit(peerID string) error {
 }
 
 func (a *Auth) loadRevoked(ctx context.Context) error {
-	records, err := scan[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix)
+	records, err := meta.Records[nodeRecord](ctx, a.cfg.Meta, nodeKeyPrefix)
 	if err != nil {
 		return fmt.Errorf("read which nodes were revoked: %w", err)
 	}

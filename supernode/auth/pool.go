@@ -68,7 +68,7 @@ func (a *Auth) PoolGrants(ctx context.Context, by User, project string) ([]PoolG
 	if _, err := a.allowed(ctx, by, project, seeMembers); err != nil {
 		return nil, fmt.Errorf("pools of project %q: %w", project, err)
 	}
-	list, err := scan[PoolGrant](ctx, a.cfg.Meta, poolPrefix+project+"/")
+	list, err := meta.Records[PoolGrant](ctx, a.cfg.Meta, poolPrefix+project+"/")
 	if err != nil {
 		return nil, fmt.Errorf("pools of project %s: %w", project, err)
 	}
@@ -80,7 +80,7 @@ func (a *Auth) poolProjects(ctx context.Context, pool string) ([]string, error) 
 	if pool == "" {
 		return nil, nil
 	}
-	all, err := scan[PoolGrant](ctx, a.cfg.Meta, poolPrefix)
+	all, err := meta.Records[PoolGrant](ctx, a.cfg.Meta, poolPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("read what pool %s may pull: %w", pool, err)
 	}
@@ -98,7 +98,7 @@ func (a *Auth) poolMay(ctx context.Context, project, pool string) (bool, error) 
 	if pool == "" {
 		return false, nil
 	}
-	g, _, err := read[PoolGrant](ctx, a.cfg.Meta, poolPrefix+project+"/"+pool)
+	g, _, err := meta.ReadRecord[PoolGrant](ctx, a.cfg.Meta, poolPrefix+project+"/"+pool)
 	if err != nil {
 		return false, fmt.Errorf("look up what pool %s may pull: %w", pool, err)
 	}

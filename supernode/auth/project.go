@@ -141,7 +141,7 @@ func (a *Auth) ensureProject(ctx context.Context, by User, name string) error {
 // Projects lists those that the caller may pull from, by name, each with the
 // caller's own role in it.
 func (a *Auth) Projects(ctx context.Context, by User) ([]Project, []Role, error) {
-	all, err := scan[Project](ctx, a.cfg.Meta, projectPrefix)
+	all, err := meta.Records[Project](ctx, a.cfg.Meta, projectPrefix)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list projects: %w", err)
 	}
@@ -329,7 +329,7 @@ func (a *Auth) readProject(ctx context.Context, name string) (*Project, meta.Rev
 	if !projectName(name) {
 		return nil, 0, nil
 	}
-	p, revision, err := read[Project](ctx, a.cfg.Meta, projectPrefix+name)
+	p, revision, err := meta.ReadRecord[Project](ctx, a.cfg.Meta, projectPrefix+name)
 	if err != nil {
 		return nil, 0, fmt.Errorf("look project %s up: %w", name, err)
 	}

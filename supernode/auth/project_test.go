@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/shoalproject/shoal/supernode/meta"
 )
 
 func (g *gate) user(name string) User {
@@ -132,10 +134,10 @@ func TestMembersComeAndGo(t *testing.T) {
 func TestNamesakesInheritNothing(t *testing.T) {
 	g := newGate(t)
 	_, old := g.get("ann", annPassword, url.Values{"scope": {"repository:shop/app:pull"}})
-	stale, _, err := read[Member](t.Context(), g.store, memberPrefix+"shop/ann")
+	stale, _, err := meta.ReadRecord[Member](t.Context(), g.store, memberPrefix+"shop/ann")
 	must(t, err)
 	must(t, g.RemoveUser(t.Context(), "ann"))
-	if m, _, err := read[Member](t.Context(), g.store, memberPrefix+"shop/ann"); m != nil || err != nil {
+	if m, _, err := meta.ReadRecord[Member](t.Context(), g.store, memberPrefix+"shop/ann"); m != nil || err != nil {
 		t.Errorf("the removed user's role stayed: %+v, %v", m, err)
 	}
 	// As if the supernode had stopped before it got to that.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/shoalproject/shoal/supernode/meta"
 	"github.com/shoalproject/shoal/supernode/retention"
 )
 
@@ -55,7 +56,7 @@ func WithRule(rules []retention.Rule, rule retention.Rule) []retention.Rule {
 // Retentions are the rules of all projects that have some, for the
 // supernode's own rounds.
 func (a *Auth) Retentions(ctx context.Context) (map[string][]retention.Rule, error) {
-	all, err := scan[Project](ctx, a.cfg.Meta, projectPrefix)
+	all, err := meta.Records[Project](ctx, a.cfg.Meta, projectPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("look for retention rules: %w", err)
 	}

@@ -77,7 +77,7 @@ func (a *Auth) CreateRobot(ctx context.Context, by User, project, name string, m
 	err = a.changeProject(ctx, by, project, manageProject, func(*Project) (edit, error) {
 		now := a.cfg.Now().UTC()
 		robot = Robot{Project: project, Name: name, May: may, Created: now, Creator: by.Name, Expires: now.Add(life)}
-		old, revision, err := read[robotRecord](ctx, a.cfg.Meta, key)
+		old, revision, err := meta.ReadRecord[robotRecord](ctx, a.cfg.Meta, key)
 		if err != nil {
 			return edit{}, err
 		}
@@ -161,7 +161,7 @@ func (a *Auth) Robots(ctx context.Context, by User, project string) ([]Robot, er
 	if _, err := a.allowed(ctx, by, project, manageProject); err != nil {
 		return nil, fmt.Errorf("robots of project %q: %w", project, err)
 	}
-	records, err := scan[robotRecord](ctx, a.cfg.Meta, robotPrefix+project+"/")
+	records, err := meta.Records[robotRecord](ctx, a.cfg.Meta, robotPrefix+project+"/")
 	if err != nil {
 		return nil, fmt.Errorf("robots of project %s: %w", project, err)
 	}
@@ -177,7 +177,7 @@ func (a *Auth) readRobot(ctx context.Context, project, name string) (*robotRecor
 	if !projectName(project) || !robotName(name) {
 		return nil, nil
 	}
-	r, _, err := read[robotRecord](ctx, a.cfg.Meta, robotPrefix+project+"/"+name)
+	r, _, err := meta.ReadRecord[robotRecord](ctx, a.cfg.Meta, robotPrefix+project+"/"+name)
 	if err != nil {
 		return nil, fmt.Errorf("look a robot up: %w", err)
 	}

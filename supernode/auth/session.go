@@ -99,7 +99,7 @@ func (a *Auth) EndSession(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	key := sessionPrefix + hashed(secret)
-	record, _, err := read[sessionRecord](r.Context(), a.cfg.Meta, key)
+	record, _, err := meta.ReadRecord[sessionRecord](r.Context(), a.cfg.Meta, key)
 	if err != nil {
 		return fmt.Errorf("end the session: %w", err)
 	}
@@ -130,7 +130,7 @@ func (a *Auth) SessionFrom(r *http.Request) (Session, error) {
 }
 
 func (a *Auth) sessionUser(ctx context.Context, key string) (User, error) {
-	record, _, err := read[sessionRecord](ctx, a.cfg.Meta, key)
+	record, _, err := meta.ReadRecord[sessionRecord](ctx, a.cfg.Meta, key)
 	if err != nil {
 		return User{}, fmt.Errorf("look a session up: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/shoalproject/shoal/pkg/token"
+	"github.com/shoalproject/shoal/supernode/meta"
 )
 
 const (
@@ -216,7 +217,7 @@ func (a *Auth) newRefresh(ctx context.Context, user User, service string, begun 
 // refresh is the user whose refresh token this is.
 func (a *Auth) refresh(ctx context.Context, secret, service string) (User, error) {
 	hash := hashed(secret)
-	record, _, err := read[refreshRecord](ctx, a.cfg.Meta, refreshPrefix+hash)
+	record, _, err := meta.ReadRecord[refreshRecord](ctx, a.cfg.Meta, refreshPrefix+hash)
 	if err != nil {
 		return User{}, fmt.Errorf("look a refresh token up: %w", err)
 	}

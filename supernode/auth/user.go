@@ -282,7 +282,7 @@ func (a *Auth) setPassword(ctx context.Context, name, password string, mustChang
 
 // Users lists all users by name.
 func (a *Auth) Users(ctx context.Context) ([]User, error) {
-	records, err := scan[userRecord](ctx, a.cfg.Meta, userPrefix)
+	records, err := meta.Records[userRecord](ctx, a.cfg.Meta, userPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("list users: %w", err)
 	}
@@ -298,7 +298,7 @@ func (a *Auth) readUser(ctx context.Context, name string) (*userRecord, meta.Rev
 	if !userName(name) {
 		return nil, 0, nil
 	}
-	return read[userRecord](ctx, a.cfg.Meta, userPrefix+name)
+	return meta.ReadRecord[userRecord](ctx, a.cfg.Meta, userPrefix+name)
 }
 
 func userName(s string) bool {

@@ -269,7 +269,7 @@ func (t turn) commit() (compare meta.Compare, ops []meta.Op, err error) {
 		compare.Revision = t.old.revision
 		if ended := t.old.Interval; t.at.After(ended.Start) {
 			ended.End = t.at
-			op, err := put(usedKey(ended), ended)
+			op, err := meta.PutRecord(usedKey(ended), ended)
 			if err != nil {
 				return compare, nil, err
 			}
@@ -278,7 +278,7 @@ func (t turn) commit() (compare meta.Compare, ops []meta.Op, err error) {
 	}
 	last := meta.Delete(compare.Key)
 	if t.next != nil {
-		if last, err = put(compare.Key, t.next); err != nil {
+		if last, err = meta.PutRecord(compare.Key, t.next); err != nil {
 			return compare, nil, err
 		}
 	}
@@ -287,14 +287,6 @@ func (t turn) commit() (compare meta.Compare, ops []meta.Op, err error) {
 
 func usedKey(i Interval) string {
 	return fmt.Sprintf("%s%s/%015d/%s/%s/%015d", usedPrefix, i.Pool, i.End.UnixMilli(), i.Kind, i.ID, i.Start.UnixMilli())
-}
-
-func put(key string, value any) (meta.Op, error) {
-	data, err := json.Marshal(value)
-	if err != nil {
-		return meta.Op{}, fmt.Errorf("encode %s: %w", key, err)
-	}
-	return meta.Put(key, data), nil
 }
 
 // clamp puts a time between two others; a zero one is the last. Times are

@@ -115,7 +115,7 @@ func (b *Book) SetBudget(ctx context.Context, budget Budget) error {
 	if !known && len(all) >= maxBudgets {
 		return fmt.Errorf("%w: there are %d budgets; remove one", ErrTooMuch, len(all))
 	}
-	op, err := put(budgetKey(budget.Scope, budget.Currency), budget)
+	op, err := meta.PutRecord(budgetKey(budget.Scope, budget.Currency), budget)
 	if err == nil {
 		_, err = b.cfg.Meta.Commit(ctx, nil, []meta.Op{op})
 	}
@@ -267,7 +267,7 @@ func (b *Book) CheckBudgets(ctx context.Context) error {
 		}
 		one.Raised = percent
 		b.alarm(ctx, Alarm{one, percent})
-		op, err := put(budgetKey(one.Scope, one.Currency), one)
+		op, err := meta.PutRecord(budgetKey(one.Scope, one.Currency), one)
 		if err == nil {
 			_, err = b.cfg.Meta.Commit(ctx, nil, []meta.Op{op})
 		}

@@ -88,7 +88,7 @@ func TestExportsMakeUpTheReport(t *testing.T) {
 			if i.End.IsZero() {
 				i.End = at(40, 0)
 			}
-			op, err := put(usedKey(i), i)
+			op, err := meta.PutRecord(usedKey(i), i)
 			if err == nil {
 				_, err = s.store.Commit(t.Context(), nil, []meta.Op{op})
 			}

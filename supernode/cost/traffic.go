@@ -154,7 +154,7 @@ func (b *Book) flush(ctx context.Context, pool string, peers []string, reports m
 		if err != nil {
 			return err
 		}
-		op, err := put(hostPrefix+peer, reports[peer])
+		op, err := meta.PutRecord(hostPrefix+peer, reports[peer])
 		if err != nil {
 			return err
 		}
@@ -162,7 +162,7 @@ func (b *Book) flush(ctx context.Context, pool string, peers []string, reports m
 		compares = append(compares, meta.Compare{Key: hostPrefix + peer, Revision: revision})
 	}
 	if sum != (Counters{}) {
-		op, err := put(key, with(hour, terms, sum))
+		op, err := meta.PutRecord(key, with(hour, terms, sum))
 		if err != nil {
 			return err
 		}
@@ -176,17 +176,11 @@ func (b *Book) flush(ctx context.Context, pool string, peers []string, reports m
 
 // read reads a value that may not be there.
 func read[T any](ctx context.Context, from meta.Store, key string) (value T, revision meta.Revision, err error) {
-	v, err := from.Get(ctx, key)
-	if errors.Is(err, meta.ErrNotFound) {
-		return value, 0, nil
+	record, revision, err := meta.ReadRecord[T](ctx, from, key)
+	if record != nil {
+		value = *record
 	}
-	if err == nil {
-		err = json.Unmarshal(v.Data, &value)
-	}
-	if err != nil {
-		return value, 0, fmt.Errorf("read %s: %w", key, err)
-	}
-	return value, v.Revision, nil
+	return value, revision, err
 }
 
 // bytesOf tells what the hosts of a pool fetched in the hours that began

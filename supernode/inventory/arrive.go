@@ -169,7 +169,7 @@ func (i *Inventory) freeName(ctx context.Context, hostname, id string) (string, 
 
 // profileOf is the name of the profile of a pool's servers, "" for none.
 func (i *Inventory) profileOf(ctx context.Context, pool string) (string, error) {
-	p, _, err := read[Pool](ctx, i.cfg.Meta, poolPrefix+pool)
+	p, _, err := meta.ReadRecord[Pool](ctx, i.cfg.Meta, poolPrefix+pool)
 	if err != nil || p == nil {
 		return "", err
 	}

@@ -113,7 +113,7 @@ func (i *Inventory) RemoveCluster(ctx context.Context, by Caller, name string) e
 
 // Clusters lists them by name. Everybody who is logged in may see them.
 func (i *Inventory) Clusters(ctx context.Context) ([]Cluster, error) {
-	out, err := all[Cluster](ctx, i.cfg.Meta, clusterPrefix)
+	out, err := meta.Records[Cluster](ctx, i.cfg.Meta, clusterPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("list clusters: %w", err)
 	}

@@ -84,7 +84,7 @@ func (i *Inventory) CreateServers(ctx context.Context, by Caller, pool string, c
 }
 
 func (i *Inventory) providerOf(ctx context.Context, p Pool) (string, error) {
-	c, _, err := read[Cluster](ctx, i.cfg.Meta, clusterPrefix+p.Cluster)
+	c, _, err := meta.ReadRecord[Cluster](ctx, i.cfg.Meta, clusterPrefix+p.Cluster)
 	if err != nil {
 		return "", err
 	}
@@ -135,11 +135,11 @@ func (i *Inventory) fulfil(ctx context.Context, r request) error {
 			for n := old.Made; n < end; n++ {
 				s := i.requested(r, n)
 				fresh = append(fresh, s)
-				record, err := put(serverPrefix+s.ID, s)
+				record, err := meta.PutRecord(serverPrefix+s.ID, s)
 				if err != nil {
 					return nil, nil, nil, err
 				}
-				name, err := put(namePrefix+s.Name, s.ID)
+				name, err := meta.PutRecord(namePrefix+s.Name, s.ID)
 				if err != nil {
 					return nil, nil, nil, err
 				}
@@ -182,7 +182,7 @@ func (i *Inventory) requested(r request, index int) Server {
 // Resume finishes the requests that a supernode that was killed had begun to
 // write down. Call it once when it starts.
 func (i *Inventory) Resume(ctx context.Context) error {
-	open, err := all[request](ctx, i.cfg.Meta, requestPrefix)
+	open, err := meta.Records[request](ctx, i.cfg.Meta, requestPrefix)
 	if err != nil {
 		return fmt.Errorf("read which servers were asked for: %w", err)
 	}

@@ -178,7 +178,7 @@ func TestImportedServersAreBounded(t *testing.T) {
 	b := newBook(t)
 	ctx := t.Context()
 	b.pool(Pool{Name: "old"})
-	full, err := put(seatsPrefix+"old", seats{Imported: maxImported - 1})
+	full, err := meta.PutRecord(seatsPrefix+"old", seats{Imported: maxImported - 1})
 	b.must(err)
 	_, err = b.store.Commit(ctx, nil, []meta.Op{full})
 	b.must(err)

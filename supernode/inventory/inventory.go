@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -111,7 +110,7 @@ var errUnchanged = errors.New("nothing to change")
 // old is nil when there is none.
 func update[T any](ctx context.Context, s Store, key string, change func(old *T) (next *T, compares []meta.Compare, extra []meta.Op, err error)) error {
 	for range conflictTries {
-		old, revision, err := read[T](ctx, s, key)
+		old, revision, err := meta.ReadRecord[T](ctx, s, key)
 		if err != nil {
 			return err
 		}
@@ -124,7 +123,7 @@ func update[T any](ctx context.Context, s Store, key string, change func(old *T)
 		}
 		write := meta.Delete(key)
 		if next != nil {
-			if write, err = put(key, next); err != nil {
+			if write, err = meta.PutRecord(key, next); err != nil {
 				return err
 			}
 		}
@@ -134,65 +133,4 @@ func update[T any](ctx context.Context, s Store, key string, change func(old *T)
 		}
 	}
 	return fmt.Errorf("write %s: %w, %d times over; try again", key, meta.ErrConflict, conflictTries)
-}
-
-func put(key string, record any) (meta.Op, error) {
-	data, err := json.Marshal(record)
-	if err != nil {
-		return meta.Op{}, fmt.Errorf("encode %s: %w", key, err)
-	}
-	return meta.Put(key, data), nil
-}
-
-// read returns nil and revision 0 when there is nothing under key.
-func read[T any](ctx context.Context, s Store, key string) (*T, meta.Revision, error) {
-	v, err := s.Get(ctx, key)
-	if errors.Is(err, meta.ErrNotFound) {
-		return nil, 0, nil
-	}
-	if err != nil {
-		return nil, 0, err
-	}
-	record, err := decoded[T](v)
-	return record, v.Revision, err
-}
-
-func decoded[T any](v meta.Value) (*T, error) {
-	record := new(T)
-	if err := json.Unmarshal(v.Data, record); err != nil {
-		return nil, fmt.Errorf("read %s: %w; restore a backup", v.Key, err)
-	}
-	return record, nil
-}
-
-// scan calls with every value under prefix, page by page.
-func scan(ctx context.Context, s Store, prefix string, each func(meta.Value) error) error {
-	from := ""
-	for {
-		page, err := s.List(ctx, prefix, from, 0)
-		if err != nil {
-			return err
-		}
-		for _, v := range page {
-			if err := each(v); err != nil {
-				return err
-			}
-			from = v.Key + "\x00"
-		}
-		if len(page) == 0 {
-			return nil
-		}
-	}
-}
-
-// all reads every record under prefix, by key.
-func all[T any](ctx context.Context, s Store, prefix string) (out []T, err error) {
-	err = scan(ctx, s, prefix, func(v meta.Value) error {
-		record, err := decoded[T](v)
-		if err == nil {
-			out = append(out, *record)
-		}
-		return err
-	})
-	return out, err
 }

@@ -83,7 +83,7 @@ func (i *Inventory) CreatePool(ctx context.Context, by Caller, p Pool) (Pool, er
 	if err := i.checkPool(p); err != nil {
 		return Pool{}, fmt.Errorf("make pool %.70q: %w", p.Name, err)
 	}
-	have, err := all[Pool](ctx, i.cfg.Meta, poolPrefix)
+	have, err := meta.Records[Pool](ctx, i.cfg.Meta, poolPrefix)
 	if err != nil {
 		return Pool{}, fmt.Errorf("make pool %s: %w", p.Name, err)
 	}
@@ -115,7 +115,7 @@ func (i *Inventory) writePool(ctx context.Context, cluster string, more int, nam
 		if err != nil || more == 0 {
 			return next, compares, extra, err
 		}
-		c, revision, err := read[Cluster](ctx, i.cfg.Meta, clusterPrefix+cluster)
+		c, revision, err := meta.ReadRecord[Cluster](ctx, i.cfg.Meta, clusterPrefix+cluster)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -123,7 +123,7 @@ func (i *Inventory) writePool(ctx context.Context, cluster string, more int, nam
 			return nil, nil, nil, fmt.Errorf("%w: %q; make it with 'dfget cluster add'", ErrNoCluster, cluster)
 		}
 		c.Pools += more
-		write, err := put(clusterPrefix+cluster, c)
+		write, err := meta.PutRecord(clusterPrefix+cluster, c)
 		return next, append(compares, meta.Compare{Key: clusterPrefix + cluster, Revision: revision}), append(slices.Clone(extra), write), err
 	})
 }
@@ -292,7 +292,7 @@ func (i *Inventory) changePool(ctx context.Context, by Caller, name string, righ
 		if err != nil {
 			return err
 		}
-		write, err := put(poolPrefix+name, at.pool)
+		write, err := meta.PutRecord(poolPrefix+name, at.pool)
 		if err != nil {
 			return err
 		}
@@ -382,19 +382,17 @@ func (i *Inventory) Pool(ctx context.Context, name string) (Pool, error) {
 // Pools lists those that the caller may see, by name, each with the caller's
 // own role.
 func (i *Inventory) Pools(ctx context.Context, by Caller) ([]Pool, error) {
-	names := map[string]bool{}
-	err := scan(ctx, i.cfg.Meta, poolPrefix, func(v meta.Value) error {
-		names[v.Key[len(poolPrefix):]] = true
-		return nil
-	})
-	if err == nil && by.Admin {
-		err = scan(ctx, i.cfg.Meta, seatsPrefix, func(v meta.Value) error {
-			names[v.Key[len(seatsPrefix):]] = true
-			return nil
-		})
+	names, prefixes := map[string]bool{}, []string{poolPrefix}
+	if by.Admin { // those that hosts joined and nobody made, too
+		prefixes = append(prefixes, seatsPrefix)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("list pools: %w", err)
+	for _, prefix := range prefixes {
+		for v, err := range meta.Scan(ctx, i.cfg.Meta, prefix) {
+			if err != nil {
+				return nil, fmt.Errorf("list pools: %w", err)
+			}
+			names[v.Key[len(prefix):]] = true
+		}
 	}
 	var out []Pool
 	for name := range names {
@@ -421,7 +419,7 @@ func (i *Inventory) standing(ctx context.Context, by Caller, name string) (at st
 	if !wellNamed(name) {
 		return at, nil
 	}
-	if at.pool, at.revision, err = read[Pool](ctx, i.cfg.Meta, poolPrefix+name); err != nil {
+	if at.pool, at.revision, err = meta.ReadRecord[Pool](ctx, i.cfg.Meta, poolPrefix+name); err != nil {
 		return at, err
 	}
 	if at.pool == nil {

@@ -35,7 +35,7 @@ func (i *Inventory) SetRole(ctx context.Context, by Caller, pool, user string, r
 		if id == "" || strings.Contains(user, "/") {
 			return nil, nil, fmt.Errorf("%w: nobody is called %.70q", ErrInvalid, user)
 		}
-		write, err := put(rolePrefix+pool+"/"+user, PoolRole{Pool: pool, User: user, Role: role, Since: i.cfg.Now().UTC(), By: by.Name, UserID: id})
+		write, err := meta.PutRecord(rolePrefix+pool+"/"+user, PoolRole{Pool: pool, User: user, Role: role, Since: i.cfg.Now().UTC(), By: by.Name, UserID: id})
 		return nil, []meta.Op{write}, err
 	})
 	if err != nil {
@@ -48,7 +48,7 @@ func (i *Inventory) SetRole(ctx context.Context, by Caller, pool, user string, r
 func (i *Inventory) RemoveRole(ctx context.Context, by Caller, pool, user string) error {
 	err := i.changePool(ctx, by, pool, Manage, func(*Pool) ([]meta.Compare, []meta.Op, error) {
 		key := rolePrefix + pool + "/" + user
-		old, revision, err := read[PoolRole](ctx, i.cfg.Meta, key)
+		old, revision, err := meta.ReadRecord[PoolRole](ctx, i.cfg.Meta, key)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -68,7 +68,7 @@ func (i *Inventory) Roles(ctx context.Context, by Caller, pool string) ([]PoolRo
 	if _, err := i.May(ctx, by, pool, View); err != nil {
 		return nil, err
 	}
-	list, err := all[PoolRole](ctx, i.cfg.Meta, rolePrefix+pool+"/")
+	list, err := meta.Records[PoolRole](ctx, i.cfg.Meta, rolePrefix+pool+"/")
 	if err != nil {
 		return nil, fmt.Errorf("roles on pool %s: %w", pool, err)
 	}
@@ -90,7 +90,7 @@ func (i *Inventory) roleOf(ctx context.Context, pool string, by Caller) (Role, e
 	if by.ID == "" || by.Name == "" || strings.Contains(by.Name, "/") {
 		return "", nil
 	}
-	r, _, err := read[PoolRole](ctx, i.cfg.Meta, rolePrefix+pool+"/"+by.Name)
+	r, _, err := meta.ReadRecord[PoolRole](ctx, i.cfg.Meta, rolePrefix+pool+"/"+by.Name)
 	if err != nil || r == nil || r.UserID != by.ID || !r.Role.valid() {
 		return "", err
 	}

@@ -119,7 +119,7 @@ func (s *seats) add(p Phase, n int) {
 }
 
 func (i *Inventory) seatsOf(ctx context.Context, pool string) (seats, meta.Compare, error) {
-	s, revision, err := read[seats](ctx, i.cfg.Meta, seatsPrefix+pool)
+	s, revision, err := meta.ReadRecord[seats](ctx, i.cfg.Meta, seatsPrefix+pool)
 	if s == nil {
 		s = &seats{}
 	}
@@ -131,7 +131,7 @@ func (i *Inventory) readServer(ctx context.Context, id string) (*Server, meta.Re
 	if id == "" || len(id) > maxName || strings.Contains(id, "/") {
 		return nil, 0, nil
 	}
-	s, revision, err := read[Server](ctx, i.cfg.Meta, serverPrefix+id)
+	s, revision, err := meta.ReadRecord[Server](ctx, i.cfg.Meta, serverPrefix+id)
 	if err != nil || s == nil {
 		return nil, 0, err
 	}
@@ -167,7 +167,7 @@ func (i *Inventory) idOf(ctx context.Context, idOrName string) (string, error) {
 	if err != nil || s != nil {
 		return idOrName, err
 	}
-	id, _, err := read[string](ctx, i.cfg.Meta, namePrefix+idOrName)
+	id, _, err := meta.ReadRecord[string](ctx, i.cfg.Meta, namePrefix+idOrName)
 	if err != nil || id == nil {
 		return "", err
 	}
@@ -200,14 +200,15 @@ func (i *Inventory) Server(ctx context.Context, idOrName string) (Server, error)
 // steps: those that are retired too. For who asked May before.
 func (i *Inventory) Servers(ctx context.Context, pool string) ([]Server, error) {
 	facts := map[string]*shoalv1.Facts{}
-	err := scan(ctx, i.cfg.Meta, factsPrefix, func(v meta.Value) (err error) {
-		facts[v.Key[len(factsPrefix):]], err = decodedFacts(v)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list servers: %w", err)
+	for v, err := range meta.Scan(ctx, i.cfg.Meta, factsPrefix) {
+		if err == nil {
+			facts[v.Key[len(factsPrefix):]], err = decodedFacts(v)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list servers: %w", err)
+		}
 	}
-	list, err := all[Server](ctx, i.cfg.Meta, serverPrefix)
+	list, err := meta.Records[Server](ctx, i.cfg.Meta, serverPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("list servers: %w", err)
 	}
@@ -222,7 +223,7 @@ func (i *Inventory) idOfPeer(ctx context.Context, peerID string) (string, error)
 	if peerID == "" {
 		return "", nil
 	}
-	id, _, err := read[string](ctx, i.cfg.Meta, peerPrefix+peerID)
+	id, _, err := meta.ReadRecord[string](ctx, i.cfg.Meta, peerPrefix+peerID)
 	if err != nil || id == nil {
 		return "", err
 	}
@@ -291,7 +292,7 @@ func (i *Inventory) commit(ctx context.Context, before *Server, after Server, re
 }
 
 func (i *Inventory) write(ctx context.Context, old, after Server, revision meta.Revision, extra besides) error {
-	record, err := put(serverPrefix+after.ID, after)
+	record, err := meta.PutRecord(serverPrefix+after.ID, after)
 	if err != nil {
 		return err
 	}
@@ -366,7 +367,7 @@ func (i *Inventory) reseat(ctx context.Context, moves map[string]seats, room boo
 		}
 		has.Servers += by.Servers
 		has.Imported += by.Imported
-		write, err := put(seatsPrefix+pool, has)
+		write, err := meta.PutRecord(seatsPrefix+pool, has)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -378,7 +379,7 @@ func (i *Inventory) reseat(ctx context.Context, moves map[string]seats, room boo
 // within sees that a pool's quota lets it have so many servers, and makes the
 // compare by which that still holds in the commit.
 func (i *Inventory) within(ctx context.Context, pool string, servers int) (meta.Compare, error) {
-	p, revision, err := read[Pool](ctx, i.cfg.Meta, poolPrefix+pool)
+	p, revision, err := meta.ReadRecord[Pool](ctx, i.cfg.Meta, poolPrefix+pool)
 	compare := meta.Compare{Key: poolPrefix + pool, Revision: revision}
 	switch {
 	case err != nil:
@@ -408,14 +409,14 @@ func (i *Inventory) rename(ctx context.Context, old, after Server) (compares []m
 		ops = append(ops, meta.Delete(namePrefix+had))
 	}
 	if has != "" {
-		id, revision, err := read[string](ctx, i.cfg.Meta, namePrefix+has)
+		id, revision, err := meta.ReadRecord[string](ctx, i.cfg.Meta, namePrefix+has)
 		if err != nil {
 			return nil, nil, err
 		}
 		if id != nil && *id != after.ID {
 			return nil, nil, fmt.Errorf("server %s: %w", has, ErrExists)
 		}
-		write, err := put(namePrefix+has, after.ID)
+		write, err := meta.PutRecord(namePrefix+has, after.ID)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -440,7 +441,7 @@ func (i *Inventory) rebind(ctx context.Context, old, after Server) ([]meta.Compa
 		}
 	}
 	if after.PeerID != "" {
-		write, err := put(peerPrefix+after.PeerID, after.ID)
+		write, err := meta.PutRecord(peerPrefix+after.PeerID, after.ID)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -17,7 +17,7 @@ const keepRetired = 30 * 24 * time.Hour
 // Sweep forgets servers that were retired long ago, and the keys of requests
 // whose servers are all forgotten. Call it every minute or so.
 func (i *Inventory) Sweep(ctx context.Context) error {
-	list, err := all[Server](ctx, i.cfg.Meta, serverPrefix)
+	list, err := meta.Records[Server](ctx, i.cfg.Meta, serverPrefix)
 	if err != nil {
 		return fmt.Errorf("sweep retired servers: %w", err)
 	}
@@ -36,7 +36,7 @@ func (i *Inventory) Sweep(ctx context.Context) error {
 }
 
 func (i *Inventory) sweepRequests(ctx context.Context, wanted map[string]bool) error {
-	open, err := all[request](ctx, i.cfg.Meta, requestPrefix)
+	open, err := meta.Records[request](ctx, i.cfg.Meta, requestPrefix)
 	if err != nil {
 		return fmt.Errorf("sweep requests: %w", err)
 	}

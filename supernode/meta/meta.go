@@ -120,12 +120,12 @@ type Backuper interface {
 
 // Scan walks over all values with the prefix, page by page. It is no
 // snapshot: what is committed meanwhile may or may not be seen.
-func Scan(ctx context.Context, s Store, prefix string) iter.Seq2[Value, error] {
+func Scan(ctx context.Context, s Reader, prefix string) iter.Seq2[Value, error] {
 	return ScanFrom(ctx, s, prefix, "")
 }
 
 // ScanFrom is Scan from a key on.
-func ScanFrom(ctx context.Context, s Store, prefix, from string) iter.Seq2[Value, error] {
+func ScanFrom(ctx context.Context, s Reader, prefix, from string) iter.Seq2[Value, error] {
 	return func(yield func(Value, error) bool) {
 		for {
 			page, err := s.List(ctx, prefix, from, 0)
