@@ -77,15 +77,11 @@ func counted(p inventory.Pool, servers []inventory.Server) *shoalv1.Pool {
 
 // serverMessages are servers with whether they are connected right now.
 func (c Config) serverMessages(list []inventory.Server) []*shoalv1.FleetServer {
-	connected := map[string]bool{}
-	for _, h := range c.Fleet.Hosts() {
-		connected[h.PeerID] = true
-	}
 	out := make([]*shoalv1.FleetServer, 0, len(list))
 	for _, s := range list {
 		m := &shoalv1.FleetServer{
 			Id: s.ID, Name: s.Name, Pool: s.Pool, Phase: string(s.Phase), FailedAt: s.FailedAt, Reason: s.Reason, Provider: s.Provider,
-			ProviderId: s.ProviderID, Address: s.Address, PeerId: s.PeerID, Connected: s.PeerID != "" && connected[s.PeerID], Taints: s.Taints, Facts: s.Facts,
+			ProviderId: s.ProviderID, Address: s.Address, PeerId: s.PeerID, Connected: c.Fleet.Connected(s.PeerID), Taints: s.Taints, Facts: s.Facts,
 			Steps: s.Steps, Created: timeMessage(s.Created), PhaseSince: timeMessage(s.PhaseSince), LastSeen: timeMessage(s.LastSeen), Log: s.Log,
 			HardwareClass: s.HardwareClass,
 		}

@@ -36,10 +36,6 @@ func (w World) Hosts(ctx context.Context, pool string, image *placement.Image, s
 	if err != nil {
 		return nil, err
 	}
-	connected := map[string]bool{}
-	for _, h := range w.Fleet.Hosts() {
-		connected[h.PeerID] = true
-	}
 	holds := map[string]map[blob.Digest]bool{}
 	if image != nil {
 		holds = w.holders(image.Parts)
@@ -57,7 +53,7 @@ func (w World) Hosts(ctx context.Context, pool string, image *placement.Image, s
 			}
 			pools[s.Pool] = of
 		}
-		h := placeHost(s, of, connected[s.PeerID])
+		h := placeHost(s, of, w.Fleet.Connected(s.PeerID))
 		h.Holds = holds[s.PeerID]
 		h.Unpacked = service != nil && slices.Contains(s.Facts.GetImages(), service.Digest)
 		out = append(out, h)

@@ -378,9 +378,5 @@ func (r *Runner) hostsByID(ctx context.Context, pool string) (map[string]*Host, 
 	if err != nil {
 		return nil, fmt.Errorf("list the hosts of pool %q: %w", pool, err)
 	}
-	out := make(map[string]*Host, len(hosts))
-	for i := range hosts {
-		out[hosts[i].Server] = &hosts[i]
-	}
-	return out, nil
+	return byServer(hosts), nil
 }
