@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/fetch"
@@ -156,6 +157,36 @@ func TestPlaceAndEverythingElse(t *testing.T) {
 	s.must(failed(c.StartPlacement(t.Context(), connect.NewRequest(&shoalv1.StartPlacementRequest{Name: "app"}))))
 	s.must(failed(c.RestartPlacement(t.Context(), connect.NewRequest(&shoalv1.RestartPlacementRequest{Name: "app"}))))
 	s.must(failed(c.RemovePlacement(t.Context(), connect.NewRequest(&shoalv1.RemovePlacementRequest{Name: "app"}))))
+}
+
+// A supernode may be killed while it tells how a change goes on, and a caller
+// leave: the change has its row by then, and goes on.
+func TestAChangeHasItsRowBeforeItIsOver(t *testing.T) {
+	s := newScene(t, "developer")
+	s.aPool(map[string]inventory.Role{"developer": inventory.RoleDeployer})
+	s.set("own/app")
+	s.twin.Set(string(digest.FromString(emptyList)), placement.Behaviour{Fetch: time.Hour})
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	stream, err := s.placements(s.who["developer"]).Place(ctx, aPlace("own/app:v1"))
+	s.must(err)
+	defer stream.Close()
+	once := func(when string) {
+		t.Helper()
+		rows := s.rows(audit.Query{Subject: "developer", Action: "placement.place"})
+		if len(rows) != 1 || !rows[0].Allowed || rows[0].Reason != "" || rows[0].Detail["pull"] != "yes" {
+			t.Errorf("%s: %+v", when, rows)
+		}
+	}
+	if !stream.Receive() || stream.Msg().Done {
+		t.Fatalf("%v, %v", stream.Msg(), stream.Err())
+	}
+	once("in the middle")
+	leave()
+	for stream.Receive() {
+	}
+	s.public.Close() // waits for the handlers
+	once("after the caller left")
 }
 
 func TestADryRunPlacesNothing(t *testing.T) {

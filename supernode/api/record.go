@@ -66,18 +66,38 @@ func (c recorder) WrapStreamingClient(next connect.StreamingClientFunc) connect.
 // WrapStreamingHandler implements connect.Interceptor.
 func (c recorder) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
-		heard := &heardConn{StreamingHandlerConn: conn}
 		ctx = withSaid(ctx)
+		heard := &heardConn{StreamingHandlerConn: conn}
+		heard.record = func(err error) { c.recordCall(ctx, conn.Spec().Procedure, heard.request, err) }
 		err := next(ctx, heard)
-		c.recordCall(ctx, conn.Spec().Procedure, heard.request, err)
+		heard.once(err)
 		return err
 	}
 }
 
-// heardConn keeps the request of a call that streams its answer.
+// heardConn keeps the request of a call that streams its answer. The call has
+// its row as soon as it answers at all: by then it was allowed and what it
+// changes is written down. A supernode that dies before the end of the answer,
+// or a caller who does not wait for that, takes nothing out of the audit.
 type heardConn struct {
 	connect.StreamingHandlerConn
-	request any
+	request  any
+	record   func(error)
+	recorded bool
+}
+
+// once gives the call its row, unless it has one.
+func (h *heardConn) once(err error) {
+	if !h.recorded {
+		h.recorded = true
+		h.record(err)
+	}
+}
+
+// Send implements connect.StreamingHandlerConn.
+func (h *heardConn) Send(message any) error {
+	h.once(nil)
+	return h.StreamingHandlerConn.Send(message)
 }
 
 // Receive implements connect.StreamingHandlerConn.
