@@ -74,6 +74,7 @@ type front struct {
 	password  string // of admin
 	tap       *wiretap
 	twin      *placement.Memory // its hosts
+	between   func()            // runs once, while another registry is asked
 }
 
 func (f *front) now() time.Time { return time.Now().Add(time.Duration(f.offset.Load())) }

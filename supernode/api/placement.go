@@ -201,13 +201,23 @@ func (s placementService) UpdatePlacement(ctx context.Context, req *connect.Requ
 		return coded(err)
 	}
 	record, err := s.Placements.Update(ctx, v.Name, userOf(ctx).Name, time.Duration(m.DeadlineSeconds)*time.Second,
-		func(_ placement.Record, before placement.Service) (placement.Service, error) {
+		func(now placement.Record, before placement.Service) (placement.Service, error) {
+			if now.Pool != v.Pool || now.Drawn != v.Drawn { // what was decided about is another version
+				return before, errUpdatedMeanwhile(v.Name)
+			}
 			return updated(m, before, image), nil
 		})
 	if err != nil {
 		return coded(err)
 	}
 	return s.follow(ctx, record, stream)
+}
+
+// errUpdatedMeanwhile refuses an update of a version that was replaced while it
+// was looked whether the caller may have it: the other's image would be taken
+// back.
+func errUpdatedMeanwhile(name string) error {
+	return fmt.Errorf("%w: %q was updated by somebody else a moment ago; look at it and try again", placement.ErrBusy, name)
 }
 
 // updated is a service with what an update names.

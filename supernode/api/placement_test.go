@@ -31,6 +31,10 @@ func (f *front) placeIn() {
 	}
 	f.Placements = placement.New(placement.Config{Meta: f.meta, World: world, Engine: f.twin, Now: f.now, Every: 50 * time.Millisecond, Log: f.Log})
 	f.Foreign = func(_ context.Context, subject string, ref blob.Ref, _ string) (blob.Digest, []byte, error) {
+		if between := f.between; between != nil {
+			f.between = nil
+			between()
+		}
 		if ref.Registry == "private.example" && subject != "admin" {
 			return "", nil, fetch.ErrDenied
 		}
@@ -344,5 +348,31 @@ func TestFollowingEndsAtThePool(t *testing.T) {
 	}
 	if m := updateMessage(v, "web", "old"); !m.Done || m.Error == "" || m.Placement != nil || len(m.Verdicts)+len(m.Prepulls) != 0 {
 		t.Errorf("%v", m)
+	}
+}
+
+// An update is of the version that its caller saw and may have.
+func TestAnUpdateTakesNoOtherBack(t *testing.T) {
+	s := newScene(t, "developer")
+	s.aPool(map[string]inventory.Role{"developer": inventory.RoleDeployer})
+	c := s.placements(s.who["developer"])
+	if last, err := follow(c.Place(t.Context(), aPlace("docker.io/library/app:1"))); err != nil || last.Error != "" {
+		t.Fatalf("%v, %v", last, err)
+	}
+	update := connect.NewRequest(&shoalv1.UpdatePlacementRequest{Name: "app", SetEnv: true, Service: &shoalv1.Service{}})
+	s.between = func() {
+		record, err := s.Placements.Update(t.Context(), "app", "eve", 0, func(_ placement.Record, was placement.Service) (placement.Service, error) {
+			was.Args = []string{"other"}
+			return was, nil
+		})
+		s.must(err)
+		for range s.Placements.Watch(t.Context(), "app", record.Change.ID) {
+		}
+	}
+	if _, err := follow(c.UpdatePlacement(t.Context(), update)); code(err) != connect.CodeFailedPrecondition {
+		t.Errorf("an update of a version that is gone: %v", err)
+	}
+	if last, err := follow(c.UpdatePlacement(t.Context(), update)); err != nil || len(last.Placement.Revisions) != 3 || last.Placement.Revisions[2].Service.Args[0] != "other" {
+		t.Errorf("%v, %v", last, err)
 	}
 }
