@@ -32,7 +32,7 @@ func BenchmarkServers(b *testing.B) {
 				for range 10 {
 					s.note(now, "ready: the host arrived")
 				}
-				op, err := put(serverPrefix+s.ID, s)
+				op, err := meta.PutRecord(serverPrefix+s.ID, s)
 				if err == nil {
 					_, err = store.Commit(b.Context(), nil, []meta.Op{op, meta.Put(factsPrefix+s.ID, raw)})
 				}
