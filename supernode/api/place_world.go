@@ -100,7 +100,7 @@ func placeHost(s inventory.Server, of inventory.Pool, connected bool) placement.
 	}
 	if f := s.Facts; f != nil {
 		h.Engine, h.Platform, h.Rack, h.Zone = f.Engine, "linux/"+f.Arch, f.Rack, f.Zone
-		h.CPU, h.Memory = f.CpuMilli, f.MemoryBytes
+		h.CPU, h.Memory, h.DiskFree = f.CpuMilli, f.MemoryBytes, f.DiskFreeBytes
 	}
 	return h
 }

@@ -85,6 +85,7 @@ type Host struct {
 	Zone      string
 	CPU       int64 // all of it, in thousandths of a core
 	Memory    int64 // all of it, in bytes
+	DiskFree  int64 // bytes, where images go; 0: not known
 	// Holds are the blobs that it is known to have, of those that are asked
 	// about.
 	Holds map[blob.Digest]bool
@@ -170,7 +171,7 @@ func Make(r Request, hosts []Host) (Plan, error) {
 	var fit []*candidate
 	for _, h := range hosts {
 		c := weigh(r, h, near)
-		if why := refusal(r, h); why != "" {
+		if why := cmp.Or(refusal(r, h), c.full()); why != "" {
 			verdicts[h.Server] = Verdict{Server: h.Server, Name: h.label(), Outcome: OutcomeRefused, Reason: why, Missing: c.missing}
 			continue
 		}
@@ -288,6 +289,15 @@ func refusal(r Request, h Host) string {
 		return fmt.Sprintf("is of hardware class %q, not %q", h.Class, r.Class)
 	}
 	return crowded(r.Need, h)
+}
+
+// full says why a host has no room for the image; there may be none even when
+// it says nothing, since an unpacked image takes more.
+func (c *candidate) full() string {
+	if c.DiskFree > 0 && c.missing > c.DiskFree {
+		return fmt.Sprintf("lacks %d bytes of the image, %d bytes of disk are free", c.missing, c.DiskFree)
+	}
+	return ""
 }
 
 // crowded says why a host has no room for one more container.

@@ -71,6 +71,7 @@ func TestPlanRefusesWithTheReason(t *testing.T) {
 		{`has the taint "gpu"`, func(h *Host) { h.Taints = []string{"gpu"} }, nil},
 		{"needs 1000m of CPU, 500m of 4000m are free", claimed(Need{CPU: 3500}), nil},
 		{"needs 1024 MiB of memory, 0 of 8192 MiB are free", claimed(Need{Memory: 9 * gib}), nil},
+		{"lacks 110 bytes of the image, 50 bytes of disk are free", func(h *Host) { h.DiskFree = 50 }, nil},
 		{"port 80 is taken there", claimed(Need{Ports: []int32{443, 80}}), func(r *Request) { r.Need.Ports = []int32{80} }},
 		{"holds 64 containers", func(h *Host) { h.containers = MaxClaims }, nil},
 		{"it died", nil, func(r *Request) { r.Avoid = map[string]string{"id-a": "it died"} }},
