@@ -98,20 +98,12 @@ that is there already stays as it is. - reads standard input.`,
 			if err != nil {
 				return fmt.Errorf("import servers: %w", err)
 			}
-			if a.json {
-				return a.printJSON(answer.Msg)
+			if err := a.tellImport(args[0], pool, dryRun, answer.Msg); err != nil {
+				return err
 			}
-			for _, p := range answer.Msg.Problems {
-				a.say("%s: %s", args[0], p)
+			if n := len(answer.Msg.Problems); n > 0 {
+				return fmt.Errorf("import servers: %d lines were not taken; mend them and import the list again", n)
 			}
-			for _, s := range answer.Msg.Servers {
-				fmt.Fprintln(a.out, s.Name, s.Address)
-			}
-			if dryRun {
-				a.say("%d servers would be imported into pool %s.", len(answer.Msg.Servers), pool)
-				return nil
-			}
-			a.say("Imported %d servers into pool %s; take them in with 'dfget server adopt'.", len(answer.Msg.Servers), pool)
 			return nil
 		},
 	}
@@ -141,4 +133,23 @@ func (a *app) readList(path string) (string, error) {
 		return "", fmt.Errorf("%w: the list %s has more than %d bytes", settings.ErrUsage, path, maxListBytes)
 	}
 	return string(raw), nil
+}
+
+// tellImport says what became of a list.
+func (a *app) tellImport(file, pool string, dryRun bool, m *shoalv1.ImportServersResponse) error {
+	if a.json {
+		return a.printJSON(m)
+	}
+	for _, p := range m.Problems {
+		a.say("%s: %s", file, p)
+	}
+	for _, s := range m.Servers {
+		fmt.Fprintln(a.out, s.Name, s.Address)
+	}
+	if dryRun {
+		a.say("%d servers would be imported into pool %s.", len(m.Servers), pool)
+		return nil
+	}
+	a.say("Imported %d servers into pool %s; take them in with 'dfget server adopt'.", len(m.Servers), pool)
+	return nil
 }

@@ -223,9 +223,12 @@ func (a *app) poolGrantCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "grant POOL USER",
 		Short:   "Give a user a role on a pool, in place of any other there",
-		Example: "  dfget pool grant web ann\n  dfget pool grant web bob --role admin",
+		Example: "  dfget pool grant web ann --role viewer\n  dfget pool grant web bob --role admin",
 		Args:    settings.Args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if role == "" { // one that is taken for granted could be less than they have
+				return fmt.Errorf("%w: say which role, with --role viewer, deployer or admin", settings.ErrUsage)
+			}
 			client, err := a.inventory()
 			if err != nil {
 				return err
@@ -237,7 +240,7 @@ func (a *app) poolGrantCommand() *cobra.Command {
 			return a.tell(answer.Msg, "%s is now %s of pool %s.", args[1], role, args[0])
 		},
 	}
-	cmd.Flags().StringVar(&role, "role", "viewer", "viewer, deployer or admin")
+	cmd.Flags().StringVar(&role, "role", "", "viewer, deployer or admin (needed)")
 	return cmd
 }
 
