@@ -1,14 +1,9 @@
 package placement
 
 import (
-	"context"
-	"errors"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/shoalproject/shoal/supernode/meta"
 )
 
 // A host whose agent joins another pool is told to end what it ran for the
@@ -57,32 +52,17 @@ func TestHostsAreNotListedForEach(t *testing.T) {
 	})
 }
 
-// sick is metadata that takes nothing for a while.
-type sick struct {
-	meta.Store
-	ill atomic.Bool
-}
-
-func (s *sick) Commit(ctx context.Context, c []meta.Compare, ops []meta.Op) (meta.Revision, error) {
-	if s.ill.Load() && len(ops[0].Key) > len(hostPrefix) && ops[0].Key[:len(hostPrefix)] == hostPrefix {
-		return 0, errors.New("the disk is full")
-	}
-	return s.Store.Commit(ctx, c, ops)
-}
-
 // What was written into a placement reaches its hosts, even when the first try
 // to tell them failed.
 func TestWhatCouldNotBeWrittenIsTriedAgain(t *testing.T) {
 	inPond(t, 1, func(p *pond) {
-		s := &sick{Store: p.store.Store}
-		p.store.Store = s
 		p.bring(1)
-		s.ill.Store(true)
+		p.store.full.Store(true)
 		if _, err := p.runner.Stop(t.Context(), "app"); err != nil {
 			t.Fatal(err)
 		}
 		<-time.After(time.Second)
-		s.ill.Store(false)
+		p.store.full.Store(false)
 		<-time.After(time.Minute)
 		synctest.Wait()
 		p.expect(p.settle("app"), PhaseStopped, "a:1 stopped")

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -114,9 +115,10 @@ func (p *pond) edit(name string, edit func(*Host)) {
 type mortal struct {
 	meta.Store
 	mu     sync.Mutex
-	left   int  // guarded by mu; -1: it does not die
-	before bool // the last commit is lost, not only its answer
-	dead   bool // guarded by mu
+	left   int         // guarded by mu; -1: it does not die
+	before bool        // the last commit is lost, not only its answer
+	dead   bool        // guarded by mu
+	full   atomic.Bool // hosts' records are not taken now
 	died   func()
 }
 
@@ -127,6 +129,9 @@ func (m *mortal) Commit(ctx context.Context, c []meta.Compare, ops []meta.Op) (m
 	defer m.mu.Unlock()
 	if m.dead {
 		return 0, errDead
+	}
+	if m.full.Load() && strings.HasPrefix(ops[0].Key, hostPrefix) {
+		return 0, errors.New("the disk is full")
 	}
 	if m.left--; m.left == 0 {
 		m.dead = true
