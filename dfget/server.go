@@ -116,7 +116,7 @@ func (a *app) printServer(s *shoalv1.FleetServer) error {
 	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
 	lines := [][2]string{
 		{"server", s.Name}, {"id", s.Id}, {"pool", s.Pool}, {"phase", s.Phase + " since " + localTime(s.PhaseSince)}, {"failed at", s.FailedAt}, {"reason", s.Reason},
-		{"from", strings.TrimSpace(s.Provider + " " + s.ProviderId)}, {"address", s.Address}, {"class", s.HardwareClass}, {"taints", strings.Join(s.Taints, " ")},
+		{"from", strings.TrimSpace(s.Provider + " " + s.ProviderId)}, {"address", s.Address}, {"user", s.User}, {"host key", s.HostKey}, {"class", s.HardwareClass}, {"taints", strings.Join(s.Taints, " ")},
 		{"line", lineState(s)}, {"last seen", localTime(s.LastSeen)}, {"peer", s.PeerId},
 	}
 	if f := s.Facts; f != nil {

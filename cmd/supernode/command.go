@@ -115,6 +115,9 @@ func joinTokenCommand() *cobra.Command {
 				return fmt.Errorf("make a join token: %w", err)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), answer.Msg.Token)
+			if answer.Msg.NoPool && cmd.Flags().Changed("pool") {
+				fmt.Fprintf(cmd.ErrOrStderr(), "Nobody made pool %s yet ('dfget pool create'). Hosts may join it all the same; they are the system administrators' until somebody does.\n", pool)
+			}
 			return nil
 		},
 	}

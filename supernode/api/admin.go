@@ -17,6 +17,7 @@ import (
 	"github.com/shoalproject/shoal/pkg/token"
 	shoalv1 "github.com/shoalproject/shoal/proto/shoal/v1"
 	"github.com/shoalproject/shoal/supernode/fleet"
+	"github.com/shoalproject/shoal/supernode/inventory"
 	"github.com/shoalproject/shoal/supernode/registry"
 )
 
@@ -38,7 +39,11 @@ func (s adminService) CreateJoinToken(ctx context.Context, req *connect.Request[
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
-	return connect.NewResponse(&shoalv1.CreateJoinTokenResponse{Token: text, Expires: timestamppb.New(expires)}), nil
+	_, err = s.Inventory.Pool(ctx, m.Pool)
+	if err != nil && !errors.Is(err, inventory.ErrNoPool) {
+		return nil, coded(err)
+	}
+	return connect.NewResponse(&shoalv1.CreateJoinTokenResponse{Token: text, Expires: timestamppb.New(expires), NoPool: err != nil}), nil
 }
 
 func (s adminService) ListServers(ctx context.Context, _ *connect.Request[shoalv1.ListServersRequest]) (*connect.Response[shoalv1.ListServersResponse], error) {

@@ -83,7 +83,7 @@ func (c Config) serverMessages(list []inventory.Server) []*shoalv1.FleetServer {
 			Id: s.ID, Name: s.Name, Pool: s.Pool, Phase: string(s.Phase), FailedAt: s.FailedAt, Reason: s.Reason, Provider: s.Provider,
 			ProviderId: s.ProviderID, Address: s.Address, PeerId: s.PeerID, Connected: c.Fleet.Connected(s.PeerID), Taints: s.Taints, Facts: s.Facts,
 			Steps: s.Steps, Created: timeMessage(s.Created), PhaseSince: timeMessage(s.PhaseSince), LastSeen: timeMessage(s.LastSeen), Log: s.Log,
-			HardwareClass: s.HardwareClass,
+			HardwareClass: s.HardwareClass, User: s.User, HostKey: s.HostKey,
 		}
 		if m.Connected {
 			m.LastSeen = timestamppb.New(c.Now())

@@ -83,9 +83,11 @@ func (x *CreateJoinTokenRequest) GetUses() int32 {
 }
 
 type CreateJoinTokenResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Token   string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Expires *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	// Nobody made the pool yet.
+	NoPool        bool `protobuf:"varint,3,opt,name=no_pool,json=noPool,proto3" json:"no_pool,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -132,6 +134,13 @@ func (x *CreateJoinTokenResponse) GetExpires() *timestamppb.Timestamp {
 		return x.Expires
 	}
 	return nil
+}
+
+func (x *CreateJoinTokenResponse) GetNoPool() bool {
+	if x != nil {
+		return x.NoPool
+	}
+	return false
 }
 
 type ListServersRequest struct {
@@ -1127,10 +1136,11 @@ const file_shoal_v1_admin_proto_rawDesc = "" +
 	"\vttl_seconds\x18\x01 \x01(\x03R\n" +
 	"ttlSeconds\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x12\n" +
-	"\x04uses\x18\x03 \x01(\x05R\x04uses\"e\n" +
+	"\x04uses\x18\x03 \x01(\x05R\x04uses\"~\n" +
 	"\x17CreateJoinTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x124\n" +
-	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\x14\n" +
+	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x17\n" +
+	"\ano_pool\x18\x03 \x01(\bR\x06noPool\"\x14\n" +
 	"\x12ListServersRequest\"A\n" +
 	"\x13ListServersResponse\x12*\n" +
 	"\aservers\x18\x01 \x03(\v2\x10.shoal.v1.ServerR\aservers\"\xc7\x02\n" +

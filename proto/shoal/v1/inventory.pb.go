@@ -1501,6 +1501,9 @@ type FleetServer struct {
 	// What was noted on the way, the newest last; at most 100 lines.
 	Log           []string `protobuf:"bytes,18,rep,name=log,proto3" json:"log,omitempty"`
 	HardwareClass string   `protobuf:"bytes,19,opt,name=hardware_class,json=hardwareClass,proto3" json:"hardware_class,omitempty"`
+	// By which it is adopted, as it was imported or adopted with.
+	User          string `protobuf:"bytes,20,opt,name=user,proto3" json:"user,omitempty"`
+	HostKey       string `protobuf:"bytes,21,opt,name=host_key,json=hostKey,proto3" json:"host_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1664,6 +1667,20 @@ func (x *FleetServer) GetLog() []string {
 func (x *FleetServer) GetHardwareClass() string {
 	if x != nil {
 		return x.HardwareClass
+	}
+	return ""
+}
+
+func (x *FleetServer) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *FleetServer) GetHostKey() string {
+	if x != nil {
+		return x.HostKey
 	}
 	return ""
 }
@@ -2812,7 +2829,7 @@ const file_shoal_v1_inventory_proto_rawDesc = "" +
 	"\x15RemovePoolRoleRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\"\x18\n" +
-	"\x16RemovePoolRoleResponse\"\xee\x04\n" +
+	"\x16RemovePoolRoleResponse\"\x9d\x05\n" +
 	"\vFleetServer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2835,7 +2852,9 @@ const file_shoal_v1_inventory_proto_rawDesc = "" +
 	"phaseSince\x127\n" +
 	"\tlast_seen\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\x10\n" +
 	"\x03log\x18\x12 \x03(\tR\x03log\x12%\n" +
-	"\x0ehardware_class\x18\x13 \x01(\tR\rhardwareClass\"R\n" +
+	"\x0ehardware_class\x18\x13 \x01(\tR\rhardwareClass\x12\x12\n" +
+	"\x04user\x18\x14 \x01(\tR\x04user\x12\x19\n" +
+	"\bhost_key\x18\x15 \x01(\tR\ahostKey\"R\n" +
 	"\x14CreateServersRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x05R\x05count\x12\x10\n" +
