@@ -163,12 +163,24 @@ func (a *app) placeRestartCommand() *cobra.Command {
 }
 
 func (a *app) placeRemoveCommand() *cobra.Command {
-	return a.placeTurn("remove", "End the containers and forget the placement, in the middle of a change too", "Removed %s.",
-		func(ctx context.Context, c shoalv1connect.PlacementServiceClient, name string) (proto.Message, error) {
-			answer, err := c.RemovePlacement(ctx, connect.NewRequest(&shoalv1.RemovePlacementRequest{Name: name}))
+	return &cobra.Command{
+		Use:     "remove NAME",
+		Short:   "End the containers and forget the placement, in the middle of a change too",
+		Example: "  dfget place remove app",
+		Args:    settings.Args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.placements()
 			if err != nil {
-				return nil, err
+				return err
 			}
-			return answer.Msg, nil
-		})
+			answer, err := client.RemovePlacement(cmd.Context(), connect.NewRequest(&shoalv1.RemovePlacementRequest{Name: args[0]}))
+			if err != nil {
+				return fmt.Errorf("remove the placement: %w", err)
+			}
+			if answer.Msg.Waits {
+				return a.tell(answer.Msg, "%s is being removed; it goes when its hosts have ended what runs there: see 'dfget place show %s'.", args[0], args[0])
+			}
+			return a.tell(answer.Msg, "Removed %s.", args[0])
+		},
+	}
 }

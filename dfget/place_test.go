@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -125,6 +126,27 @@ func TestHowAChangeIsSaidToEnd(t *testing.T) {
 		}
 		if !strings.Contains(errOut.String(), c.said) {
 			t.Errorf("%s: it said %q, want %q", c.name, errOut.String(), c.said)
+		}
+	}
+}
+
+type removesOf struct {
+	shoalv1connect.UnimplementedPlacementServiceHandler
+	waits bool
+}
+
+func (s removesOf) RemovePlacement(context.Context, *connect.Request[shoalv1.RemovePlacementRequest]) (*connect.Response[shoalv1.RemovePlacementResponse], error) {
+	return connect.NewResponse(&shoalv1.RemovePlacementResponse{Waits: s.waits}), nil
+}
+
+// What a host that is away still runs is not called removed.
+func TestARemovalThatWaitsIsCalledSo(t *testing.T) {
+	for waits, says := range map[bool]string{false: "Removed app.", true: "app is being removed"} {
+		run := loggedInTo(t, func() (string, http.Handler) {
+			return shoalv1connect.NewPlacementServiceHandler(removesOf{waits: waits})
+		})
+		if status, _, said := run("place remove app"); status != exitDone || !strings.Contains(said, says) {
+			t.Errorf("waits %v: status %d, %s", waits, status, said)
 		}
 	}
 }

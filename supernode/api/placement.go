@@ -308,10 +308,11 @@ func (s placementService) RemovePlacement(ctx context.Context, req *connect.Requ
 	}
 	soon, cancel := context.WithTimeout(ctx, removeWithin)
 	defer cancel()
-	if err := s.Placements.Gone(soon, v.Name); err != nil && soon.Err() == nil {
+	err = s.Placements.Gone(soon, v.Name)
+	if err != nil && soon.Err() == nil {
 		return nil, coded(err)
 	}
-	return connect.NewResponse(&shoalv1.RemovePlacementResponse{}), nil
+	return connect.NewResponse(&shoalv1.RemovePlacementResponse{Waits: err != nil}), nil
 }
 
 // ReadLogs is for who may deploy: logs hold what environments hold.

@@ -1642,7 +1642,10 @@ func (x *RemovePlacementRequest) GetName() string {
 }
 
 type RemovePlacementResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A host has not ended what runs there yet, or is away: the placement goes
+	// when it has, or when the host counts as lost.
+	Waits         bool `protobuf:"varint,1,opt,name=waits,proto3" json:"waits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1675,6 +1678,13 @@ func (x *RemovePlacementResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use RemovePlacementResponse.ProtoReflect.Descriptor instead.
 func (*RemovePlacementResponse) Descriptor() ([]byte, []int) {
 	return file_shoal_v1_placement_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RemovePlacementResponse) GetWaits() bool {
+	if x != nil {
+		return x.Waits
+	}
+	return false
 }
 
 var File_shoal_v1_placement_proto protoreflect.FileDescriptor
@@ -1805,8 +1815,9 @@ const file_shoal_v1_placement_proto_rawDesc = "" +
 	"\x18RestartPlacementResponse\x121\n" +
 	"\tplacement\x18\x01 \x01(\v2\x13.shoal.v1.PlacementR\tplacement\",\n" +
 	"\x16RemovePlacementRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x19\n" +
-	"\x17RemovePlacementResponse2\xee\x06\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"/\n" +
+	"\x17RemovePlacementResponse\x12\x14\n" +
+	"\x05waits\x18\x01 \x01(\bR\x05waits2\xee\x06\n" +
 	"\x10PlacementService\x128\n" +
 	"\x05Place\x12\x16.shoal.v1.PlaceRequest\x1a\x15.shoal.v1.PlaceUpdate0\x01\x12S\n" +
 	"\x0eListPlacements\x12\x1f.shoal.v1.ListPlacementsRequest\x1a .shoal.v1.ListPlacementsResponse\x12M\n" +
