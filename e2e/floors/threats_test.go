@@ -45,3 +45,37 @@ func testsIn(t *testing.T, dir string) string {
 	}
 	return all.String()
 }
+
+// TestThreatsPageTablesAreWhole finds a row that an empty line cuts off from
+// its table: it would be shown as text.
+func TestThreatsPageTablesAreWhole(t *testing.T) {
+	page, err := os.ReadFile("../../docs/threats.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(page), "\n")
+	for i, line := range lines {
+		begins := strings.HasPrefix(line, "|") && (i == 0 || !strings.HasPrefix(lines[i-1], "|"))
+		if begins && (i+1 == len(lines) || !strings.HasPrefix(lines[i+1], "|---")) {
+			t.Errorf("docs/threats.md:%d: a row without the head of its table", i+1)
+		}
+	}
+}
+
+// TestScriptsNameNoPackageHost keeps the choice of a mirror with the machine.
+func TestScriptsNameNoPackageHost(t *testing.T) {
+	files, err := filepath.Glob("../../scripts/*")
+	if err != nil || len(files) < 5 {
+		t.Fatalf("%d scripts: %v", len(files), err)
+	}
+	host := regexp.MustCompile(`https?://[a-z0-9.-]*(debian|golang|npmjs)\.`)
+	for _, f := range files {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			continue // a folder
+		}
+		if found := host.Find(raw); found != nil {
+			t.Errorf("%s names a package host: %s", f, found)
+		}
+	}
+}
