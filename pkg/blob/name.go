@@ -56,7 +56,9 @@ func validComponent(s string) bool {
 
 func alphanumeric(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
 
-// CheckTag reports whether s is a tag: [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}.
+// CheckTag reports whether s is a tag: [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127} (OCI
+// distribution-spec 1.1), but not the 64 or 128 hexadecimal digits of a
+// digest, since people would take such a tag for the name of the content.
 func CheckTag(s string) error {
 	if s == "" || len(s) > maxTag {
 		return fmt.Errorf("%w: a tag has 1 to %d characters, got %d", ErrInvalidName, maxTag, len(s))
@@ -67,5 +69,15 @@ func CheckTag(s string) error {
 			return fmt.Errorf("%w: tag %q: letters, digits, '_', and after the first also '.' and '-'", ErrInvalidName, clip(s))
 		}
 	}
+	if hexDigest(s) {
+		return fmt.Errorf("%w: tag %q looks like a digest; choose another tag, or write sha256:HEX or sha512:HEX for the digest",
+			ErrInvalidName, clip(s))
+	}
 	return nil
+}
+
+// hexDigest reports whether s is as long as the hexadecimal digits of a
+// SHA-256 or SHA-512, and made of nothing else.
+func hexDigest(s string) bool {
+	return (len(s) == 64 || len(s) == 128) && strings.Trim(s, "0123456789abcdef") == ""
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -15,39 +14,25 @@ const (
 	// maxNameBytes bounds a repository name; with a host name before it, it
 	// still fits what clients take (255 bytes).
 	maxNameBytes = 200
-	maxTagBytes  = 128
 )
 
-var (
-	namePattern = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagPattern  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
-	hexPattern  = regexp.MustCompile(`^([0-9a-f]{64}|[0-9a-f]{128})$`)
-)
-
-// CheckRepository reports whether a repository name is one (OCI
-// distribution-spec, "Pulling manifests"), and short enough.
+// CheckRepository reports whether name is a repository name by
+// blob.CheckRepository and at most maxNameBytes long.
 func CheckRepository(name string) error {
-	switch {
-	case len(name) > maxNameBytes:
+	if len(name) > maxNameBytes {
 		return &Error{Status: http.StatusBadRequest, Code: codeNameInvalid,
 			Message: fmt.Sprintf("the repository name is %d bytes long, at most %d are taken", len(name), maxNameBytes)}
-	case !namePattern.MatchString(name):
-		return &Error{Status: http.StatusBadRequest, Code: codeNameInvalid,
-			Message: "a repository name is made of lower-case letters, digits and single separators (. _ -), with / between its parts"}
+	}
+	if err := blob.CheckRepository(name); err != nil {
+		return &Error{Status: http.StatusBadRequest, Code: codeNameInvalid, Message: err.Error()}
 	}
 	return nil
 }
 
-// CheckTag reports whether a tag is one. What looks like a digest is none:
-// people would take it for the content's name.
+// CheckTag is blob.CheckTag with the registry's error code.
 func CheckTag(tag string) error {
-	switch {
-	case len(tag) > maxTagBytes || !tagPattern.MatchString(tag):
-		return &Error{Status: http.StatusBadRequest, Code: codeTagInvalid,
-			Message: "a tag is made of letters, digits and . _ -, begins with a letter, a digit or _, and has at most 128 characters"}
-	case hexPattern.MatchString(tag):
-		return &Error{Status: http.StatusBadRequest, Code: codeTagInvalid,
-			Message: "a tag that looks like a digest is refused; choose another, or write sha256:<digest> to mean the digest"}
+	if err := blob.CheckTag(tag); err != nil {
+		return &Error{Status: http.StatusBadRequest, Code: codeTagInvalid, Message: err.Error()}
 	}
 	return nil
 }
