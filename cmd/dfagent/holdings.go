@@ -52,15 +52,18 @@ func (a *agent) holding(d blob.Digest) (dht.Holding, bool) {
 	return dht.Holding{Size: content.Size(), Complete: have.Full(), Have: have}, have.Count() > 0
 }
 
-// holdings lists for the tracker all that this host has whole.
-func (a *agent) holdings() []tracker.Held {
+// holdings lists for the tracker all that this host has whole. When the
+// container runtime cannot be listed in time, it returns what was found and
+// the error.
+func (a *agent) holdings(ctx context.Context) ([]tracker.Held, error) {
 	var out []tracker.Held
 	for _, info := range a.store.List() {
 		if info.Complete {
 			out = append(out, tracker.Held{Digest: info.Digest, Size: info.Size})
 		}
 	}
-	return append(out, a.runtimeHoldings()...)
+	runtime, err := a.runtimeHoldings(ctx)
+	return append(out, runtime...), err
 }
 
 func (a *agent) tagRecords(ref blob.Ref, tag string) []*blob.TagRecord {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 
 	"github.com/shoalproject/shoal/pkg/blob"
@@ -55,21 +56,24 @@ func (a *agent) runtimeHolds(d blob.Digest) bool {
 	return true
 }
 
-func (a *agent) runtimeHoldings() []tracker.Held {
+func (a *agent) runtimeHoldings(ctx context.Context) ([]tracker.Held, error) {
 	if a.runtime == nil {
-		return nil
+		return nil, nil
 	}
-	list, err := a.runtime.List(context.Background())
+	list, err := a.runtime.List(ctx)
 	if err != nil {
-		a.log.Warn("the container runtime's content was not listed", "error", err)
+		return nil, err
 	}
 	var out []tracker.Held
 	for _, c := range list {
+		if err := ctx.Err(); err != nil {
+			return out, fmt.Errorf("look at each blob of the container runtime: %w", err)
+		}
 		if a.runtimeHolds(c.Digest) {
 			out = append(out, tracker.Held{Digest: c.Digest, Size: c.Size})
 		}
 	}
-	return out
+	return out, nil
 }
 
 // watchRuntime follows what the container runtime holds. A blob that it took

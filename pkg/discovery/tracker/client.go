@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +38,10 @@ const (
 	batchMost = 500
 	// newsMost bounds what waits to be announced.
 	newsMost = 20_000
+	// listWithin bounds one call of Config.Holdings.
+	listWithin = 30 * time.Second
+	// listAgain is how long after a failed list the next one is tried.
+	listAgain = time.Minute
 	// neighboursMost bounds the list that is taken from an answer.
 	neighboursMost = 256
 )
@@ -64,9 +69,10 @@ type Config struct {
 	Self func() Labels
 	// Events brings news of the store; may be nil.
 	Events <-chan Held
-	// Holdings lists all that the store has whole, for a tracker that forgot;
-	// may be nil.
-	Holdings func() []Held
+	// Holdings lists all blobs that this node has whole, for a tracker that
+	// restarted; may be nil. It may be slow, and is called without a lock and
+	// beside the announcements. With an error it returns what it found so far.
+	Holdings func(ctx context.Context) ([]Held, error)
 	Log      *slog.Logger
 }
 
@@ -85,6 +91,10 @@ type Client struct {
 	fails   int       // in a row
 	epoch   uint64
 	beat    time.Duration
+	changed map[blob.Digest]bool // what the store gained or lost since the list began; nil while none is made
+	listAt  time.Time            // when to list again after a failure; zero: not at all
+
+	lists sync.WaitGroup // the list that is being made
 }
 
 // want is one Find in progress.
@@ -206,6 +216,7 @@ func (c *Client) Run(ctx context.Context) {
 	last := time.Time{}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	defer c.lists.Wait()
 	for {
 		wait, _ := c.next(last)
 		timer.Reset(wait)
@@ -248,6 +259,9 @@ func (c *Client) note(h Held) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.news = append(c.news, h)
+	if c.changed != nil {
+		c.changed[h.Digest] = true
+	}
 	if len(c.news) > newsMost { // nobody listens: all is told anew when somebody does
 		c.news, c.epoch = nil, 0
 	}
@@ -296,19 +310,45 @@ func (c *Client) speak(ctx context.Context) {
 	if answer.BeatMs > 0 {
 		c.beat = min(time.Duration(answer.BeatMs)*time.Millisecond, 5*time.Minute)
 	}
-	if answer.Epoch != c.epoch {
-		c.epoch = answer.Epoch
-		c.tellAll()
-	}
+	c.list(ctx, answer.Epoch)
 	c.heard(answer, asked)
 }
 
-// tellAll queues everything that is held: the tracker is a new one. It is
-// called with mu held.
-func (c *Client) tellAll() {
-	if c.cfg.Holdings != nil {
-		c.news = append(c.cfg.Holdings(), c.news...)
+// list begins to list what this node holds when the tracker is a new one, or
+// when the last list failed some time ago. While a list is being made, a new
+// epoch is not adopted, so the next answer begins another list. It is called
+// with mu held.
+func (c *Client) list(ctx context.Context, epoch uint64) {
+	retry := !c.listAt.IsZero() && !time.Now().Before(c.listAt)
+	if c.changed != nil || epoch == c.epoch && !retry {
+		return
 	}
+	c.epoch, c.listAt = epoch, time.Time{}
+	if c.cfg.Holdings == nil {
+		return
+	}
+	c.changed = map[blob.Digest]bool{}
+	c.lists.Go(func() {
+		within, cancel := context.WithTimeout(ctx, listWithin)
+		defer cancel()
+		held, err := c.cfg.Holdings(within)
+		c.listed(held, err)
+		signal(c.kick)
+	})
+}
+
+// listed queues a list for the tracker, without the blobs of which there was
+// newer news.
+func (c *Client) listed(held []Held, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		c.log.Warn("listing the blobs of this host failed; retrying", "after", listAgain, "error", err)
+		c.listAt = time.Now().Add(listAgain)
+	}
+	held = slices.DeleteFunc(held, func(h Held) bool { return c.changed[h.Digest] })
+	c.changed = nil
+	c.news = append(held, c.news...)
 }
 
 // gather makes the request: news of the store and the wants that are due.

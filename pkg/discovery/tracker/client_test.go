@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -274,7 +275,7 @@ func TestNewsOfTheStore(t *testing.T) {
 	talk(t, func(cfg *Config) {
 		events = make(chan Held)
 		cfg.Events = events
-		cfg.Holdings = func() []Held { return held }
+		cfg.Holdings = func(context.Context) ([]Held, error) { return slices.Clone(held), nil }
 	}, func(_ context.Context, _ *Client, one, _ *supernode) {
 		<-time.After(2 * time.Second)
 		if got := one.said(shoalv1.Announcement_COMPLETE); !slices.Equal(got, []string{string(digestA)}) {
@@ -302,6 +303,59 @@ func TestNewsOfTheStore(t *testing.T) {
 		<-time.After(time.Minute)
 		if after := len(one.said(shoalv1.Announcement_COMPLETE)); after != before+1 {
 			t.Errorf("a tracker that forgot is told %d holdings", after-before)
+		}
+	})
+}
+
+// TestAListThatHangsHoldsNothingUp lets a container runtime hang while the
+// tracker asks for everything that is held.
+func TestAListThatHangsHoldsNothingUp(t *testing.T) {
+	calls := 0
+	var hung atomic.Bool
+	var events chan Held
+	talk(t, func(cfg *Config) {
+		events = make(chan Held)
+		cfg.Events = events
+		cfg.Holdings = func(ctx context.Context) ([]Held, error) {
+			calls++
+			store := []Held{{Digest: digestA, Size: 1}, {Digest: digestB, Size: 5}}
+			if calls > 1 {
+				return store[:1], nil
+			}
+			hung.Store(true)
+			<-ctx.Done()
+			hung.Store(false)
+			return store, ctx.Err()
+		}
+	}, func(ctx context.Context, c *Client, one, _ *supernode) {
+		<-time.After(2 * time.Second)
+		if !hung.Load() {
+			t.Fatal("no list is being made")
+		}
+		asked := time.Now()
+		finding, stop := context.WithCancel(ctx)
+		if n := <-c.Find(finding, blob.Want{Digest: digestA, Size: 1}); n.Silent || len(n.Peers) != 1 {
+			t.Errorf("while the list hangs: %+v", n)
+		}
+		stop()
+		if waited := time.Since(asked); waited > 100*time.Millisecond {
+			t.Errorf("Find waited %s for the list", waited)
+		}
+		events <- Held{Digest: digestB, Gone: true}
+		<-time.After(5 * time.Second)
+		if !hung.Load() {
+			t.Fatal("the list ended too early")
+		}
+		if got := one.said(shoalv1.Announcement_GONE); !slices.Equal(got, []string{string(digestB)}) {
+			t.Errorf("while the list hangs, gone is %v", got)
+		}
+		<-time.After(listWithin)
+		if got := one.said(shoalv1.Announcement_COMPLETE); !slices.Equal(got, []string{string(digestA)}) {
+			t.Errorf("what was found before the deadline is announced as %v", got)
+		}
+		<-time.After(3 * time.Minute)
+		if calls != 2 {
+			t.Errorf("after a failure and a success there were %d lists", calls)
 		}
 	})
 }
