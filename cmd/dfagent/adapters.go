@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/expirable"
+
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/control"
 	"github.com/shoalproject/shoal/pkg/discovery/dht"
@@ -258,8 +260,7 @@ type believer struct {
 	trust *identity.Trust
 	line  *control.Line
 
-	mu      sync.Mutex
-	refuted map[string]bool // peer IDs; guarded by mu
+	refuted *expirable.LRU[string, struct{}] // by peer ID
 }
 
 func (b *believer) verify(signer string, message, signature []byte) error {
@@ -267,10 +268,7 @@ func (b *believer) verify(signer string, message, signature []byte) error {
 	if err == nil || b.line.Reachable() {
 		return err
 	}
-	b.mu.Lock()
-	refuted := b.refuted[signer]
-	b.mu.Unlock()
-	if refuted {
+	if _, refuted := b.refuted.Get(signer); refuted {
 		return fmt.Errorf("what %s signed before was wrong: %w", signer, err)
 	}
 	return identity.VerifyAny(signer, message, signature)
@@ -278,12 +276,7 @@ func (b *believer) verify(signer string, message, signature []byte) error {
 
 // blame is told of a signer whose hashes led to a wrong digest.
 func (b *believer) blame(signer string, _ blob.Digest) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.refuted) >= maxRefuted {
-		clear(b.refuted)
-	}
-	b.refuted[signer] = true
+	b.refuted.Add(signer, struct{}{})
 }
 
 // tokensOf logs readers in at the supernode.

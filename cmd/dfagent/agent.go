@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/expirable"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/time/rate"
@@ -166,7 +167,7 @@ func namespaces(first string) []string {
 }
 
 func (a *agent) openSwarm() {
-	a.believer = &believer{trust: a.trust, line: a.line, refuted: map[string]bool{}}
+	a.believer = &believer{trust: a.trust, line: a.line, refuted: expirable.NewLRU[string, struct{}](maxRefuted, nil, 0)}
 	a.grants = token.NewGrants(a.trust.Verify, a.clock.Now)
 	a.exchange = swarm.NewExchange(swarm.Config{
 		Self:          a.key.PeerID().String(),
@@ -297,7 +298,7 @@ func (a *agent) openFetch(w *shoalv1.Welcome) {
 	}
 	a.fetcher = fetch.New(config)
 	a.closers = append(a.closers, a.fetcher.Close)
-	a.pulls = &pulls{fetcher: a.fetcher, names: map[blob.Digest]named{}}
+	a.pulls = &pulls{fetcher: a.fetcher, names: expirable.NewLRU[blob.Digest, named](rememberedNames, nil, 0)}
 	a.decided = &decided{counts: map[mirror.Decision]uint64{}}
 	a.gate = mirror.NewGate(mirror.GateConfig{
 		Verifier: a.verifier, Prover: prover{a.gateway, a.upstreams, keeper}, Tokens: tokensOf{a.gateway}, Upstreams: a.upstreams,

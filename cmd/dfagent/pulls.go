@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/expirable"
+
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/fetch"
 	"github.com/shoalproject/shoal/pkg/mirror"
@@ -26,8 +28,8 @@ const (
 type pulls struct {
 	fetcher *fetch.Fetcher
 
-	mu    sync.Mutex
-	names map[blob.Digest]named // guarded by mu
+	mu    sync.Mutex // one report is begun at a time
+	names *expirable.LRU[blob.Digest, named]
 }
 
 // named is how a manifest was asked for last.
@@ -57,7 +59,7 @@ func (p *pulls) begin(ref blob.Ref, reference string, m fetch.Manifest) {
 	blobs := blobsOf(m.Body)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	last, again := p.names[m.Descriptor.Digest]
+	last, again := p.names.Get(m.Descriptor.Digest)
 	fresh := again && time.Since(last.at) < sameRequests
 	image := ref.String() + ":" + reference
 	if reference == string(m.Descriptor.Digest) {
@@ -66,14 +68,10 @@ func (p *pulls) begin(ref blob.Ref, reference string, m fetch.Manifest) {
 			image = last.image
 		}
 	}
-	if len(p.names) >= rememberedNames {
-		clear(p.names)
-	}
-	p.names[m.Descriptor.Digest] = named{image, time.Now()}
-	for _, child := range childrenOf(m.Body) {
-		if len(p.names) < rememberedNames {
-			p.names[child.Digest] = named{image: image}
-		}
+	p.names.Add(m.Descriptor.Digest, named{image, time.Now()})
+	children := childrenOf(m.Body)
+	for _, child := range children[:min(len(children), rememberedNames/4)] { // a large index must not displace all names
+		p.names.Add(child.Digest, named{image: image})
 	}
 	if !fresh && len(blobs) > 0 {
 		p.fetcher.BeginPull(image, blobs)

@@ -45,9 +45,9 @@ func (g *Gate) Forget(ctx context.Context, c Change) {
 	g.logins.forgetRights(c)
 	g.mu.Lock()
 	g.noteLocked(c)
-	for k := range g.proofs {
+	for _, k := range g.proofs.Keys() {
 		if reader, ref := splitProof(k); c.touches(ref, userOf(reader, c.User)) {
-			delete(g.proofs, k)
+			g.proofs.Remove(k)
 		}
 	}
 	var touched []*stream

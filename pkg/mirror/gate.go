@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/expirable"
+
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/token"
 )
@@ -99,9 +101,9 @@ type Gate struct {
 	attempts attempts
 
 	mu      sync.Mutex
-	proofs  map[string]time.Time // guarded by mu; (reader, repository) → last yes
-	changes []Change             // guarded by mu; the latest ones
-	streams map[*stream]struct{} // guarded by mu; on their way now
+	proofs  *expirable.LRU[string, time.Time] // (reader, repository) → last yes; what is written is guarded by mu
+	changes []Change                          // guarded by mu; the latest ones
+	streams map[*stream]struct{}              // guarded by mu; on their way now
 }
 
 const maxProofs = 8192
@@ -124,7 +126,7 @@ func NewGate(cfg GateConfig) *Gate {
 		cfg:     cfg,
 		names:   names{own: cfg.Own, upstream: cfg.Upstream},
 		logins:  newLogins(),
-		proofs:  make(map[string]time.Time),
+		proofs:  expirable.NewLRU[string, time.Time](maxProofs, nil, 0),
 		streams: make(map[*stream]struct{}),
 	}
 }
@@ -283,31 +285,20 @@ func cutNul(s string) (before, after string) {
 }
 
 func (g *Gate) lastProof(reader string, ref blob.Ref) time.Time {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.proofs[proofKey(reader, ref)]
+	at, _ := g.proofs.Get(proofKey(reader, ref))
+	return at
 }
 
 func (g *Gate) prove(reader string, ref blob.Ref, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.proofs) >= maxProofs {
-		for k, at := range g.proofs {
-			if now.Sub(at) >= max(provenFor, g.cfg.OfflineGrace) {
-				delete(g.proofs, k)
-			}
-		}
-	}
-	if len(g.proofs) >= maxProofs {
-		clear(g.proofs)
-	}
-	g.proofs[proofKey(reader, ref)] = now
+	g.proofs.Add(proofKey(reader, ref), now)
 }
 
 func (g *Gate) disprove(reader string, ref blob.Ref) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.proofs, proofKey(reader, ref))
+	g.proofs.Remove(proofKey(reader, ref))
 }
 
 var (

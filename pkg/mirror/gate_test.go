@@ -464,8 +464,11 @@ func TestMemoryIsBounded(t *testing.T) {
 	for i := range 2 * maxProofs {
 		w.gate.prove("", blob.Ref{Repository: fmt.Sprint(i)}, now)
 	}
-	if len(w.gate.proofs) > maxProofs {
-		t.Errorf("%d proofs", len(w.gate.proofs))
+	if n := w.gate.proofs.Len(); n != maxProofs {
+		t.Errorf("%d proofs are kept, want the newest %d", n, maxProofs)
+	}
+	if w.gate.lastProof("", blob.Ref{Repository: fmt.Sprint(maxProofs)}).IsZero() {
+		t.Error("a proof that still had room was dropped")
 	}
 }
 

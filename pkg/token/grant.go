@@ -5,8 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
+
+	"github.com/hashicorp/golang-lru/v2/expirable"
 
 	"github.com/shoalproject/shoal/pkg/blob"
 )
@@ -62,14 +63,14 @@ type Grants struct {
 	verify blob.VerifyFunc
 	now    func() time.Time
 
-	mu      sync.Mutex
-	checked map[[sha256.Size]byte]struct{} // guarded by mu
+	checked *expirable.LRU[[sha256.Size]byte, struct{}]
 }
 
 // NewGrants makes a checker; verify believes the supernodes of this data
 // centre.
 func NewGrants(verify blob.VerifyFunc, now func() time.Time) *Grants {
-	return &Grants{verify: verify, now: now, checked: map[[sha256.Size]byte]struct{}{}}
+	return &Grants{verify: verify, now: now,
+		checked: expirable.NewLRU[[sha256.Size]byte, struct{}](maxChecked, nil, 0)}
 }
 
 // Check verifies that raw grants d to the peer with this ID, the one that the
@@ -97,27 +98,17 @@ func (g *Grants) Check(raw []byte, peerID string, d blob.Digest) error {
 	// Everything is in the key, the signature too: nothing passes on the
 	// strength of another grant's check.
 	key := sha256.Sum256(raw)
-	g.mu.Lock()
-	_, known := g.checked[key]
-	g.mu.Unlock()
-	if known {
+	if _, known := g.checked.Get(key); known {
 		return nil
 	}
 	if err := g.verify(signer, append([]byte(grantContext), body...), []byte(signature)); err != nil {
 		return fmt.Errorf("%w: %w", ErrGrant, err)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.checked) >= maxChecked {
-		clear(g.checked)
-	}
-	g.checked[key] = struct{}{}
+	g.checked.Add(key, struct{}{})
 	return nil
 }
 
 // Forget drops what was remembered, as when a signer is believed no more.
 func (g *Grants) Forget() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	clear(g.checked)
+	g.checked.Purge()
 }

@@ -3,6 +3,7 @@ package token
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
 	"strings"
 	"testing"
@@ -126,4 +127,30 @@ func BenchmarkGrant(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestAFullMemoryOfGrantsDropsOnlyTheOldest keeps a rush of new grants from
+// making every known one be verified again at the same moment.
+func TestAFullMemoryOfGrantsDropsOnlyTheOldest(t *testing.T) {
+	verified := 0
+	checker := NewGrants(func(string, []byte, []byte) error { verified++; return nil }, time.Now)
+	grant := func(i int) []byte {
+		raw, err := NewGrant("peer", grantDigest, time.Now().Add(time.Hour), func([]byte) (string, []byte, error) {
+			return "supernode", binary.BigEndian.AppendUint64(nil, uint64(i)), nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	kept := grant(1)
+	for i := range maxChecked + 1 {
+		if err := checker.Check(grant(i), "peer", grantDigest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := verified
+	if err := checker.Check(kept, "peer", grantDigest); err != nil || verified != before {
+		t.Errorf("a grant that still had room is verified again: %v", err)
+	}
 }

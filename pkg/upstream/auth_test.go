@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -282,4 +283,23 @@ func FuzzChallenge(f *testing.F) {
 			t.Errorf("%d challenges in %d bytes", len(got), len(line))
 		}
 	})
+}
+
+func TestFullTokenCacheDropsOnlyTheOldest(t *testing.T) {
+	c, err := New(Config{Registries: map[string]Registry{"registry.example.com": {}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for _, r := range c.registries {
+		for i := range maxCachedTokens + 1 {
+			r.keep(strconv.Itoa(i), "ann", cachedToken{token: "t", expires: now.Add(time.Minute)})
+		}
+		if r.cached("1", "ann", now) == "" {
+			t.Error("a token that still had room was dropped")
+		}
+		if r.cached("0", "ann", now) != "" {
+			t.Error("more tokens are kept than the bound allows")
+		}
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/expirable"
 	"golang.org/x/net/publicsuffix"
 )
 
@@ -86,8 +87,8 @@ type registry struct {
 	away   *http.Transport // where it redirects to
 
 	mu     sync.Mutex
-	asked  *challenge             // last challenge seen; guarded by mu
-	tokens map[string]cachedToken // by repository and subject; guarded by mu
+	asked  *challenge                          // last challenge seen; guarded by mu
+	tokens *expirable.LRU[string, cachedToken] // by repository and subject
 }
 
 // New checks the configuration and makes a client. It sends nothing.
@@ -159,7 +160,7 @@ func newRegistry(name string, cfg Registry, resolver *net.Resolver) (*registry, 
 		password:      cfg.Password,
 		tokenHosts:    hostSet(cfg.TokenHosts),
 		redirectHosts: hostSet(cfg.RedirectHosts),
-		tokens:        make(map[string]cachedToken),
+		tokens:        expirable.NewLRU[string, cachedToken](maxCachedTokens, nil, 0),
 	}
 	named := cfg.URL != ""
 	baseHost, basePort := hostPort(base)

@@ -123,39 +123,23 @@ func (c *Client) authorization(ctx context.Context, r *registry, ch *challenge, 
 	if err != nil {
 		return "", err
 	}
-	r.keep(repo, l.user, got, c.now())
+	r.keep(repo, l.user, got)
 	return "Bearer " + got.token, nil
 }
 
 func (r *registry) cached(repo, subject string, now time.Time) string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if t, ok := r.tokens[repo+"\x00"+subject]; ok && now.Before(t.expires) {
+	if t, ok := r.tokens.Get(repo + "\x00" + subject); ok && now.Before(t.expires) {
 		return t.token
 	}
 	return ""
 }
 
-func (r *registry) keep(repo, subject string, t cachedToken, now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.tokens) >= maxCachedTokens {
-		for k, old := range r.tokens {
-			if !now.Before(old.expires) {
-				delete(r.tokens, k)
-			}
-		}
-	}
-	if len(r.tokens) >= maxCachedTokens {
-		clear(r.tokens)
-	}
-	r.tokens[repo+"\x00"+subject] = t
+func (r *registry) keep(repo, subject string, t cachedToken) {
+	r.tokens.Add(repo+"\x00"+subject, t)
 }
 
 func (r *registry) forget(repo, subject string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.tokens, repo+"\x00"+subject)
+	r.tokens.Remove(repo + "\x00" + subject)
 }
 
 // fetchToken asks the token service that ch names. Credentials go there only

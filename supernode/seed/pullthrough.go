@@ -89,9 +89,7 @@ func (s *Seed) once(ctx context.Context, key string, call func(context.Context) 
 // the registry cannot be reached it is what it was last known to be.
 func (s *Seed) resolve(ctx context.Context, ref blob.Ref, tag, token string) (tagState, error) {
 	k := tagKey{ref: ref, tag: tag, token: sha256.Sum256([]byte(token))}
-	s.mu.Lock()
-	known, ok := s.tags[k]
-	s.mu.Unlock()
+	known, ok := s.tags.Get(k)
 	if ok && time.Since(known.asked) < tagFresh {
 		return known, nil
 	}
@@ -121,12 +119,7 @@ func (s *Seed) ask(ctx context.Context, k tagKey, token string) (tagState, error
 	}
 	state := tagState{desc: desc, asked: time.Now()}
 	state.record = s.record(k, state)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.tags) >= tagsKept {
-		clear(s.tags)
-	}
-	s.tags[k] = state
+	s.tags.Add(k, state)
 	return state, nil
 }
 

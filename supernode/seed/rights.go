@@ -4,8 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"sync"
 	"time"
+
+	"github.com/hashicorp/golang-lru/v2/expirable"
 
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/fetch"
@@ -31,8 +32,7 @@ type Reader struct {
 
 // rights remembers whom registries let read, for while they are down.
 type rights struct {
-	mu  sync.Mutex // guards yes
-	yes map[rightKey]time.Time
+	yes *expirable.LRU[rightKey, time.Time]
 }
 
 type rightKey struct {
@@ -41,25 +41,20 @@ type rightKey struct {
 	token     [sha256.Size]byte
 }
 
-func newRights() *rights { return &rights{yes: map[rightKey]time.Time{}} }
+func newRights() *rights {
+	return &rights{yes: expirable.NewLRU[rightKey, time.Time](rightsKept, nil, 0)}
+}
 
 func (r *rights) note(k rightKey, yes bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if !yes {
-		delete(r.yes, k)
+		r.yes.Remove(k)
 		return
 	}
-	if len(r.yes) >= rightsKept {
-		clear(r.yes)
-	}
-	r.yes[k] = time.Now()
+	r.yes.Add(k, time.Now())
 }
 
 func (r *rights) remembered(k rightKey) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	at, ok := r.yes[k]
+	at, ok := r.yes.Get(k)
 	return ok && time.Since(at) < rightsGrace
 }
 

@@ -11,9 +11,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
+	"github.com/hashicorp/golang-lru/v2/expirable"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/shoalproject/shoal/pkg/blob"
 	"github.com/shoalproject/shoal/pkg/fetch"
@@ -99,8 +99,8 @@ type Seed struct {
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	flights  map[key]bool
-	outcomes map[key]outcome
-	tags     map[tagKey]tagState
+	outcomes *expirable.LRU[key, outcome]
+	tags     *expirable.LRU[tagKey, tagState]
 }
 
 // key is a digest as one reader's token opens it. Outcomes that hold for
@@ -159,7 +159,8 @@ func New(cfg Config) *Seed {
 	}
 	s := &Seed{
 		cfg: cfg, log: cfg.Log, signer: newSigner(cfg.Sign, cfg.Log), rights: newRights(),
-		flights: map[key]bool{}, outcomes: map[key]outcome{}, tags: map[tagKey]tagState{},
+		flights: map[key]bool{}, outcomes: expirable.NewLRU[key, outcome](outcomesKept, nil, 0),
+		tags: expirable.NewLRU[tagKey, tagState](tagsKept, nil, 0),
 	}
 	s.fetcher = fetch.New(fetch.Config{
 		Store: cfg.Store, Upstream: cfg.Upstream, Classify: Classify, Sign: cfg.Sign, Landed: s.signer.landed,
@@ -283,11 +284,11 @@ func (s *Seed) outcome(w Want) (Status, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, k := range []key{{digest: w.Digest}, keyOf(w.Digest, w.Ref, w.Token)} {
-		if o, ok := s.outcomes[k]; ok {
+		if o, ok := s.outcomes.Get(k); ok {
 			if time.Now().Before(o.until) {
 				return o.status, true
 			}
-			delete(s.outcomes, k)
+			s.outcomes.Remove(k)
 		}
 	}
 	return Status{}, false
@@ -322,20 +323,18 @@ func (s *Seed) ended(k key, err error) {
 	if err == nil || errors.Is(err, fetch.ErrClosed) {
 		return
 	}
-	if len(s.outcomes) >= outcomesKept {
-		clear(s.outcomes)
-	}
 	now := time.Now()
 	switch {
 	case errors.Is(err, fetch.ErrBadDigest):
-		s.outcomes[key{digest: k.digest}] = outcome{refused(http.StatusNotFound, "the registry's bytes do not have this digest"), now.Add(missingFor)}
+		s.outcomes.Add(key{digest: k.digest},
+			outcome{refused(http.StatusNotFound, "the registry's bytes do not have this digest"), now.Add(missingFor)})
 	case errors.Is(err, fetch.ErrDenied):
-		s.outcomes[k] = outcome{refused(http.StatusUnauthorized, "the registry refuses this reader"), now.Add(deniedFor)}
+		s.outcomes.Add(k, outcome{refused(http.StatusUnauthorized, "the registry refuses this reader"), now.Add(deniedFor)})
 	case errors.Is(err, fetch.ErrNotFound):
-		s.outcomes[k] = outcome{refused(http.StatusNotFound, "the registry does not have it"), now.Add(missingFor)}
+		s.outcomes.Add(k, outcome{refused(http.StatusNotFound, "the registry does not have it"), now.Add(missingFor)})
 	default:
 		_, after := Classify(err)
-		s.outcomes[k] = outcome{Status{State: Failed}, now.Add(max(after, failedFor))}
+		s.outcomes.Add(k, outcome{Status{State: Failed}, now.Add(max(after, failedFor))})
 	}
 }
 
