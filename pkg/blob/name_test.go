@@ -13,7 +13,8 @@ var (
 )
 
 func FuzzNames(f *testing.F) {
-	for _, s := range []string{"library/app", "a", "a..b", "a__b", "a___b", "a---b", "/a", "a/", "a//b", "../x", "A", "a_", "v1.0", "-x", "", strings.Repeat("a", 300),
+	for _, s := range []string{"library/app", "a", "a..b", "a__b", "a___b", "a---b",
+		"/a", "a/", "a//b", "../x", "A", "a_", "v1.0", "-x", "", strings.Repeat("a", 300),
 		strings.Repeat("a", 64), strings.Repeat("0", 128), strings.Repeat("a", 63), strings.Repeat("A", 64), strings.Repeat("g", 64)} {
 		f.Add(s)
 	}
